@@ -1,0 +1,148 @@
+"""`python -m loadtests`: a stack on engines of known delay, documents, load, a summary; then all is stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from headwater import HeadwaterError
+from rich.console import Console
+
+from loadtests import capacity, runs
+from loadtests.loading import load
+from loadtests.local_stack import FakeEngines, NotStarted, running
+from loadtests.options import add_options, options_of
+from loadtests.report import comparison, show, wide_console
+from loadtests.target import LOOPBACK
+from loadtests.workload import Workload
+
+WRONG_USAGE, FAILED = 2, 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    given = parser().parse_args(arguments)
+    runs.end_cleanly()
+    console = Console(stderr=True)
+    try:
+        runs.require_locust()
+        with target(given, console) as address:
+            return _drive(Namespace(**vars(given) | {"address": address}), console)
+    except ValueError as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return WRONG_USAGE
+    except (HeadwaterError, NotStarted, runs.RunFailed) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return FAILED
+    except KeyboardInterrupt:
+        console.print("stopped")
+        return runs.INTERRUPTED
+
+
+def parser() -> ArgumentParser:
+    """The options of a run, and those of the stack that it is sent to."""
+    made = ArgumentParser(
+        prog="python -m loadtests",
+        description="Puts Headwater under load. Without --address, starts a stack of its own on fake engines, on "
+        "127.0.0.1, and stops it afterwards.",
+    )
+    add = made.add_argument
+    add("--json", action="store_true", help="print the summary as JSON, and nothing else")
+    add("--capacity", action="store_true", help="find the rate at which goodput stops growing, starting at --rate")
+    add("--web", action="store_true", help=f"drive it from Locust's page, on {LOOPBACK}, instead of at once")
+    add("--web-port", type=int, default=8089, help="port of the page (default: 8089)")
+    add("--no-load", action="store_true", help="with --address: the documents are there already")
+    add_engines(made)
+    add_options(made)
+    return made
+
+
+def add_engines(made: ArgumentParser) -> None:
+    """Options for the engines of a stack that is started."""
+    engines = made.add_argument_group("engines", "what the fake engines take, of a stack that is started")
+    engines.add_argument("--embed-ms", type=float, default=5.0, help="a batch of texts (default: 5)")
+    engines.add_argument("--first-token-ms", type=float, default=100.0, help="the first token (default: 100)")
+    engines.add_argument("--token-ms", type=float, default=10.0, help="each further token (default: 10)")
+
+
+@contextmanager
+def target(given: Namespace, console: Console) -> Iterator[str]:
+    """The address that load goes to: the one named, or that of a stack started here; documents are in it."""
+    # All that can be wrong with the options is said before anything is started.
+    options = options_of(Namespace(**vars(given) | {"address": given.address or f"{LOOPBACK}:1"}))
+    tenants = Workload(options).tenants
+    if given.address:
+        if not getattr(given, "no_load", False):
+            _load(given, console)
+        yield given.address
+        return
+    engines = FakeEngines(given.embed_ms, given.first_token_ms, given.token_ms)
+    with running(engines, tenants, console) as address:
+        console.print(f"a stack on fake engines, the gateway on {address}", highlight=False)
+        _load(Namespace(**vars(given) | {"address": address}), console)
+        yield address
+
+
+def _load(given: Namespace, console: Console) -> None:
+    console.print(f"{load(options_of(given)):,} documents searchable", highlight=False)
+
+
+def _drive(given: Namespace, console: Console) -> int:
+    if given.web:
+        runs.run_page(given, given.web_port)
+        return 0
+    if given.capacity:
+        return _capacity(given, console)
+    try:
+        finished, status = _run(given, console), 0
+    except runs.Interrupted as interrupted:
+        if interrupted.finished is None:
+            raise
+        finished, status = interrupted.finished, runs.INTERRUPTED
+    _say(finished.summary, given)
+    console.print(f"Locust's tables and charts: {finished.folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if not status and not finished.summary["counts"]["answered"]:
+        console.print("[red]nothing was answered[/]")
+        status = FAILED
+    return status
+
+
+def _run(given: Namespace, console: Console, name: str = "") -> runs.Finished:
+    said = f"{given.callers} callers" if given.loop == "closed" else f"{given.rate:g}/s"
+    console.print(f"{given.shape}: {said} for {given.seconds:g} s", highlight=False)
+    return runs.run(given, name)
+
+
+def _capacity(given: Namespace, console: Console) -> int:
+    if given.loop == "closed":
+        raise ValueError("--capacity raises the rate of arrivals, and a closed loop has none: use --loop open")
+    done: list[tuple[str, capacity.Summary]] = []
+    status = 0
+    try:
+        for found in capacity.find(given, lambda options, name: _run(options, console, name).summary):
+            done.append(found)
+    except (KeyboardInterrupt, runs.RunFailed) as error:  # what was found until then is told
+        status = FAILED if isinstance(error, runs.RunFailed) else runs.INTERRUPTED
+        console.print(str(error) or "stopped", style="red", markup=False, highlight=False)
+    if given.json:
+        print(json.dumps([{"name": name, **summary} for name, summary in done], indent=2))
+    elif done:
+        best = max(summary["goodput_per_second"] for name, summary in done if name.startswith("step"))
+        console = wide_console()
+        console.print(comparison("run", done))
+        console.print(f"capacity: {best:.1f} good answers/s within {given.slo_ms:,.0f} ms", highlight=False)
+    return status
+
+
+def _say(summary: dict[str, Any], given: Namespace) -> None:
+    if given.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        show(summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

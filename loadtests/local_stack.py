@@ -1,0 +1,60 @@
+"""A stack of this machine's own for a load test: every service, on engines of known delay, gone afterwards."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from deploy.local import stack as local
+from loadtests.tenants import Tenant, keys_file
+from tests.harness.processes import free_port_base
+
+
+@dataclass(frozen=True, slots=True)
+class FakeEngines:
+    """What the engines take: for a batch of texts, until the first token, and for each further one."""
+
+    embed_ms: float
+    first_token_ms: float
+    token_ms: float
+
+    def settings(self) -> dict[str, str]:
+        """As environment of the services."""
+        return {
+            "HEADWATER_EMBEDDING__ENGINE": "fake",
+            "HEADWATER_EMBEDDING__FAKE_DELAY_MS": str(self.embed_ms),
+            "HEADWATER_GENERATION__ENGINE": "fake",
+            "HEADWATER_GENERATION__FAKE__FIRST_TOKEN_DELAY_MS": str(self.first_token_ms),
+            "HEADWATER_GENERATION__FAKE__TOKEN_DELAY_MS": str(self.token_ms),
+        }
+
+
+class NotStarted(RuntimeError):
+    """A service did not become ready."""
+
+
+@contextmanager
+def running(engines: FakeEngines, tenants: tuple[Tenant, ...], console: Console) -> Iterator[str]:
+    """The gateway's address on 127.0.0.1, while the stack runs. Raises NotStarted."""
+    with tempfile.TemporaryDirectory(prefix="headwater-load-") as folder:
+        settings = engines.settings()
+        if any(tenant.key for tenant in tenants):
+            keys = Path(folder) / "keys.json"
+            keys.write_text(keys_file(tenants))
+            settings |= {"HEADWATER_GATEWAY__AUTH": "keys", "HEADWATER_GATEWAY__KEYS_PATH": str(keys)}
+        stack = local.Stack(state=Path(folder), port_base=free_port_base(), settings=settings)
+        try:
+            if not local.start(stack, console):
+                raise NotStarted("the stack did not start: its logs are named above")
+            yield stack.address
+        finally:
+            # A second Ctrl-C would leave processes behind that nobody remembers.
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            local.stop(stack)
+            signal.signal(signal.SIGINT, before)
