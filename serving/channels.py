@@ -65,9 +65,11 @@ _OPTIONS = (
     ("grpc.max_metadata_size", limits.MAX_CALL_METADATA_BYTES),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A service that is back is called again before the SDK's retries of a read (at least 0.75 s) are used up.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # The time that a connection may take to be made, whatever its name says.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     # A connection that has aged makes the name be looked up again, where new replicas are; the default is 30 s.
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )

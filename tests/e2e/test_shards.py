@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ def test_one_of_two_shards_lost_is_marked_and_heals(two_shards: Processes) -> No
         with pytest.raises(Unavailable):
             client.answer("wide", "what is fact number3?", strict=True, after=None)
 
+        time.sleep(5)  # the gateway's attempts to reach it are by now as far apart as they get
         two_shards.start("retrieval-1")
         two_shards.wait_ready("retrieval-1")
         assert client.search("wide", "fact of the wide collection", k=100, strict=True).hits == whole.hits
