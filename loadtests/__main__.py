@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from loadtests import capacity, runs
 from loadtests.loading import load
-from loadtests.local_stack import FakeEngines, NotStarted, running
+from loadtests.local_stack import SENT_EVERY_MS, FakeEngines, NotStarted, Tracing, running
 from loadtests.options import add_options, options_of
 from loadtests.report import comparison, show, wide_console
 from loadtests.target import LOOPBACK
+from loadtests.traces import QUESTION, Collector, collecting, where_time_goes
 from loadtests.workload import Workload
 
 WRONG_USAGE, FAILED = 2, 1
@@ -29,8 +31,11 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(stderr=True)
     try:
         runs.require_locust()
-        with target(given, console) as address:
-            return _drive(Namespace(**vars(given) | {"address": address}), console)
+        with (
+            collecting() as collector,
+            target(given, console, Tracing(collector.address, given.trace_ratio)) as address,
+        ):
+            return _drive(Namespace(**vars(given) | {"address": address, "collector": collector}), console)
     except ValueError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return WRONG_USAGE
@@ -55,6 +60,12 @@ def parser() -> ArgumentParser:
     add("--web", action="store_true", help=f"drive it from Locust's page, on {LOOPBACK}, instead of at once")
     add("--web-port", type=int, default=8089, help="port of the page (default: 8089)")
     add("--no-load", action="store_true", help="with --address: the documents are there already")
+    add(
+        "--trace-ratio",
+        type=float,
+        default=0.2,
+        help="share of the requests that are traced, of a stack that is started (default: 0.2)",
+    )
     add_engines(made)
     add_options(made)
     return made
@@ -69,7 +80,7 @@ def add_engines(made: ArgumentParser) -> None:
 
 
 @contextmanager
-def target(given: Namespace, console: Console) -> Iterator[str]:
+def target(given: Namespace, console: Console, tracing: Tracing | None = None) -> Iterator[str]:
     """The address that load goes to: the one named, or that of a stack started here; documents are in it."""
     # All that can be wrong with the options is said before anything is started.
     options = options_of(Namespace(**vars(given) | {"address": given.address or f"{LOOPBACK}:1"}))
@@ -80,7 +91,7 @@ def target(given: Namespace, console: Console) -> Iterator[str]:
         yield given.address
         return
     engines = FakeEngines(given.embed_ms, given.first_token_ms, given.token_ms)
-    with running(engines, tenants, console) as address:
+    with running(engines, tenants, console, tracing) as address:
         console.print(f"a stack on fake engines, the gateway on {address}", highlight=False)
         _load(Namespace(**vars(given) | {"address": address}), console)
         yield address
@@ -113,7 +124,21 @@ def _drive(given: Namespace, console: Console) -> int:
 def _run(given: Namespace, console: Console, name: str = "") -> runs.Finished:
     said = f"{given.callers} callers" if given.loop == "closed" else f"{given.rate:g}/s"
     console.print(f"{given.shape}: {said} for {given.seconds:g} s", highlight=False)
-    return runs.run(given, name)
+    given.collector.taken()  # those of loading the documents, and of the run before
+    try:
+        finished = runs.run(given, name)
+    except runs.Interrupted as interrupted:
+        if interrupted.finished:
+            _add_traces(interrupted.finished, given.collector)
+        raise
+    _add_traces(finished, given.collector)
+    return finished
+
+
+def _add_traces(finished: runs.Finished, collector: Collector) -> None:
+    time.sleep(2 * SENT_EVERY_MS / 1000)
+    finished.summary["traces"] = where_time_goes(collector.taken(), QUESTION)
+    (finished.folder / "summary.json").write_text(json.dumps(finished.summary, indent=2))
 
 
 def _capacity(given: Namespace, console: Console) -> int:

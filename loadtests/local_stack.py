@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
 from deploy.local import stack as local
 from loadtests.tenants import Tenant, keys_file
 from tests.harness.processes import free_port_base
+
+SENT_EVERY_MS: Final = 500
+"""How long a span may wait in its service before it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,29 @@ class NotStarted(RuntimeError):
     """A service did not become ready."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """Where the services send their spans, and of which share of the requests."""
+
+    endpoint: str
+    ratio: float
+
+    def settings(self) -> dict[str, str]:
+        """As environment of the services."""
+        return {
+            "HEADWATER_TELEMETRY__OTLP_ENDPOINT": self.endpoint,
+            "HEADWATER_TELEMETRY__TRACE_RATIO": str(self.ratio),
+            "OTEL_BSP_SCHEDULE_DELAY": str(SENT_EVERY_MS),
+        }
+
+
 @contextmanager
-def running(engines: FakeEngines, tenants: tuple[Tenant, ...], console: Console) -> Iterator[str]:
+def running(
+    engines: FakeEngines, tenants: tuple[Tenant, ...], console: Console, tracing: Tracing | None = None
+) -> Iterator[str]:
     """The gateway's address on 127.0.0.1, while the stack runs. Raises NotStarted."""
     with tempfile.TemporaryDirectory(prefix="headwater-load-") as folder:
-        settings = engines.settings()
+        settings = engines.settings() | (tracing.settings() if tracing else {})
         if any(tenant.key for tenant in tenants):
             keys = Path(folder) / "keys.json"
             keys.write_text(keys_file(tenants))

@@ -57,6 +57,8 @@ def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
         stages = summary["operations"].get(operation, {}).get("stages")
         if stages:
             console.print(_stages(operation, stages))
+    if summary.get("traces"):
+        console.print(_traces(summary["traces"]))
     for name in ("cache", "degradations", "errors"):
         if summary[name]:
             said = ", ".join(f"{what} {count:,}" for what, count in sorted(summary[name].items()))
@@ -115,6 +117,16 @@ def _stages(operation: str, stages: Mapping[str, Mapping[str, float]]) -> Table:
         share = f"{figures['share'] * 100:.1f} %"
         name = _PARTS.get(stage, stage)
         table.add_row(name, f"{figures['count']:,}", share, *_ms(figures, "mean", "p50", "p95", "p99"))
+    return table
+
+
+def _traces(traces: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("ask: from the traces", "", "count", "own share", "mean", "p50", "p95", "p99")
+    for name, figures in traces.items():
+        kind = "waits" if figures["waiting"] else "works"
+        share = f"{figures['share'] * 100:.1f} %"
+        shown = name.removeprefix("headwater.").replace(".v1.", " ")
+        table.add_row(shown, kind, f"{figures['count']:,}", share, *_ms(figures, "mean", "p50", "p95", "p99"))
     return table
 
 

@@ -24,7 +24,7 @@ from serving.errors import HeadwaterError, ResourceExhausted, Unimplemented
 from serving.status import to_status
 
 _log = telemetry.get_logger(__name__)
-_tracer = telemetry.tracer(__name__)
+_tracer = trace.get_tracer(__name__)
 _propagator = TraceContextTextMapPropagator()
 _OWN_TO_GRPC = "/grpc."
 _OVERLOADED_RETRY_AFTER_MS = 200

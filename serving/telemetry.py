@@ -10,12 +10,15 @@ import logging
 import re
 import secrets
 import sys
+import time
 import traceback
+from contextlib import AbstractContextManager
 from math import inf
 from typing import Literal
 
 import structlog
 from opentelemetry import trace
+from opentelemetry.context import Context
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import HeadwaterError
@@ -29,6 +32,7 @@ _SPEAKING = (HeadwaterError, OSError)
 _CHATTY = ("aiokafka",)
 _SELDOM_SECONDS = 30.0
 
+_tracer = trace.get_tracer(__name__)
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 
@@ -66,9 +70,23 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     return structlog.stdlib.get_logger(name)
 
 
-def tracer(name: str) -> trace.Tracer:
-    """A tracer; its spans go nowhere unless `otlp_endpoint` is set."""
-    return trace.get_tracer(name)
+def span(name: str, context: Context | None = None) -> AbstractContextManager[trace.Span]:
+    """A span around what runs inside, under `context`'s or else the current one; it goes nowhere unless
+    `otlp_endpoint` is set. What is raised inside is not written on it: it may quote a document."""
+    return _tracer.start_as_current_span(name, context, record_exception=False, set_status_on_exception=False)
+
+
+def record_span(name: str, began: float, ended: float, context: Context | None = None) -> None:
+    """Record something that is over by now, a wait or a piece of work, as a span of a trace that is recorded.
+
+    Times in monotonic seconds. The span belongs under `context`'s, or else the current one. Names end in `.queue` or
+    `.wait` where nothing was worked on.
+    """
+    if not trace.get_current_span(context).get_span_context().trace_flags.sampled:
+        return
+    zero_ns = time.time_ns() - time.monotonic_ns()
+    span = _tracer.start_span(name, context, start_time=zero_ns + int(began * 1e9))
+    span.end(zero_ns + int(ended * 1e9))
 
 
 def configure(service: str, settings: TelemetrySettings) -> None:

@@ -179,7 +179,7 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
                     return outcome
                 if woken is None or seconds <= 0:
                     return Miss(MissReason.WAITED if waited else MissReason.ABSENT)
-                with suppress(TimeoutError), metrics.WAITERS.track_inprogress():
+                with suppress(TimeoutError), metrics.WAITERS.track_inprogress(), telemetry.span("cache.wait"):
                     await asyncio.wait_for(woken.wait(), min(seconds, self._settings.poll_ms / 1000))
                 waited = True
 

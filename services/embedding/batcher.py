@@ -74,6 +74,7 @@ class _Work:
     waiters: int = 0
     ends_at: float = 0.0
     """When the last of them stops waiting, on the monotonic clock."""
+    queued_at: float = field(default_factory=time.monotonic)
     began: float = 0.0
     ended: float = 0.0
 
@@ -158,9 +159,13 @@ class Batcher:
                 work.waiters -= 1
         first = min(work.began for work in joined.values())
         last = max(work.ended for work in joined.values())
+        began_at = max(first, queued_at)  # what it joined may have begun before
+        telemetry.record_span("embedding.tokenize", began, queued_at)
+        telemetry.record_span("embedding.queue", queued_at, began_at)
+        telemetry.record_span("embedding.infer", began_at, last)
         return rows, Timings(
             tokenize=(queued_at - began) * 1000,
-            queue=max(first - queued_at, 0.0) * 1000,
+            queue=(began_at - queued_at) * 1000,
             infer=(last - first) * 1000,
         )
 
@@ -276,6 +281,7 @@ class Batcher:
         ended = time.monotonic()
         for work, vector in zip(batch, vectors, strict=True):
             work.began, work.ended = began, ended
+            metrics.QUEUE_SECONDS.labels(lane).observe(began - work.queued_at)
             del self._queues[lane].in_flight[work.key]
             if vector is None:
                 work.fail(failure())

@@ -5,6 +5,12 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 QUEUED_TOKENS = Gauge("headwater_embedding_queued_tokens", "Tokens waiting for inference.", ["lane"])
+QUEUE_SECONDS = Histogram(
+    "headwater_embedding_queue_seconds",
+    "Time that a text waited for its inference, in seconds.",
+    ["lane"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
 BATCH_TOKENS = Histogram(
     "headwater_embedding_batch_tokens",
     "Tokens of a batch, padding included.",

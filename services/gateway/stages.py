@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from serving import telemetry
+
 from . import metrics
 from .values import Timing
 
@@ -22,7 +24,8 @@ class Stages:
         """Time what runs inside."""
         began = time.monotonic()
         try:
-            yield
+            with telemetry.span(f"gateway.{name}"):
+                yield
         finally:
             self.add([Timing(name, (time.monotonic() - began) * 1000)])
 

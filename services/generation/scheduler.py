@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from serving import deadlines
+from serving import deadlines, telemetry
 from serving.errors import DeadlineExceeded, HeadwaterError, ResourceExhausted
 
 from . import metrics
@@ -102,6 +102,7 @@ class Scheduler:
                 await job.started
             began = self._clock()
             metrics.QUEUE_SECONDS.observe(began - arrived)
+            telemetry.record_span("generation.queue", arrived, began)
             first: float | None = None
             async with aclosing(self._engine.generate(prompt)) as events:
                 while True:
@@ -185,6 +186,8 @@ class Scheduler:
     def _done(self, job: _Job, event: Finished, began: float, first: float) -> Done:
         now = self._clock()
         usage = event.usage
+        telemetry.record_span("generation.prefill", began, first)
+        telemetry.record_span("generation.decode", first, now)
         self._pace.answered(usage.completion_tokens, job.prompt.request.sampling.max_tokens)
         metrics.TOKENS.labels("input").inc(usage.prompt_tokens)
         metrics.TOKENS.labels("output").inc(usage.completion_tokens)

@@ -32,6 +32,11 @@ EMBED_SECONDS = Histogram(
 DEPENDENCY_RETRIES = Counter(
     "headwater_ingestion_dependency_retries", "Calls tried again because a dependency failed, by reason.", ["reason"]
 )
+INDEXED_SECONDS = Histogram(
+    "headwater_ingestion_indexed_seconds",
+    "Time from a write's acceptance to its record in the index log, by the clocks of the gateway and the worker.",
+    buckets=(0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200),
+)
 APPEND_SECONDS = Histogram(
     "headwater_ingestion_append_seconds",
     "Time of one transaction on the index log.",

@@ -94,14 +94,14 @@ class Processor:
     ) -> bytes:
         """The index record. Raises DocumentRejected, and nothing else: a dependency that fails is waited for, for as
         long as the document is wanted."""
-        with metrics.PARSE_SECONDS.labels(content.content_type).time():
+        with metrics.PARSE_SECONDS.labels(content.content_type).time(), telemetry.span("ingestion.parse"):
             parsed = await self._parser.parse(
                 content.content_type,
                 content.body,
                 max_tokens=collection.max_chunk_tokens,
                 overlap_tokens=collection.chunk_overlap_tokens,
             )
-        with metrics.EMBED_SECONDS.time():
+        with metrics.EMBED_SECONDS.time(), telemetry.span("ingestion.embed"):
             vectors = await self._embed(parsed, collection.embedding_fingerprint, wanted)
         value = records.encode_indexed(source, content, collection, parsed, vectors, content_hash)
         _check_size(len(value))

@@ -32,7 +32,6 @@ from .processor import Processor
 from .records import Position, Source
 
 _log = telemetry.get_logger(__name__)
-_tracer = telemetry.tracer(__name__)
 _propagator = TraceContextTextMapPropagator()
 
 _TRANSACTION_RECORDS: Final = 500
@@ -212,7 +211,9 @@ class Tenure:
     async def _work(self, key: bytes, source: Source, word: Word, before: asyncio.Task[Outcome] | None) -> Outcome:
         write = source.write
         context = _propagator.extract({"traceparent": write.traceparent})
-        with _tracer.start_as_current_span("ingestion.document", context=context):
+        now = time.monotonic()
+        telemetry.record_span("ingestion.wait", now - _age_seconds(write), now, context)
+        with telemetry.span("ingestion.document", context):
             collection = await self._collection(write)
             if before is not None:
                 await asyncio.wait([before])
@@ -283,13 +284,14 @@ class Tenure:
                 appended.append((PROGRESS_KEY, records.encode_progress(done)))
             await self._append_dead_letters(ready, outcomes)
             crash_point("ingestion.after_parse_before_append")
+            began = time.monotonic()
             with metrics.APPEND_SECONDS.time():
                 offsets = iter(await self._owned.append(appended))
             crash_point("ingestion.after_index_append")
             self._done = done
             self.next_offset = done.offset + 1
             for one, outcome in zip(ready, outcomes, strict=True):
-                self._note(one, outcome, next(offsets) if outcome.value is not None else None)
+                self._note(one, outcome, next(offsets) if outcome.value is not None else None, began)
 
     def _final(self, one: _InFlight) -> Outcome:
         """What became of it; nothing if its collection was deleted meanwhile, or erasing would have missed it."""
@@ -297,10 +299,13 @@ class Tenure:
         live = one.source is None or self._is_live(one.source.write)
         return outcome if live or outcome.value is None else _RETIRED
 
-    def _note(self, one: _InFlight, outcome: Outcome, index_offset: int | None) -> None:
+    def _note(self, one: _InFlight, outcome: Outcome, index_offset: int | None, began: float) -> None:
         if one.record is None:
             return
-        if index_offset is not None:
+        if index_offset is not None and one.source is not None:
+            context = _propagator.extract({"traceparent": one.source.write.traceparent})
+            telemetry.record_span("ingestion.append", began, time.monotonic(), context)
+            metrics.INDEXED_SECONDS.observe(_age_seconds(one.source.write))
             self._newest.appended(one.record.key, outcome.content_hash, index_offset)
         if self._latest.get(one.record.key) is one.outcome:
             del self._latest[one.record.key]
@@ -355,6 +360,11 @@ class Tenure:
 
 
 _RETIRED: Final = Outcome("retired")
+
+
+def _age_seconds(write: Write) -> float:
+    """Since the write was accepted, by the gateway's clock and this one."""
+    return max(0, now_ms() - write.accepted_ms) / 1000
 
 
 async def _nothing() -> Outcome:

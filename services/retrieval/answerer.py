@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from serving import telemetry
 from serving.errors import Unavailable
 
 from . import metrics
@@ -80,6 +81,8 @@ class Answerer:
         started = time.monotonic()
         view = await self._wait_for(requirement, query.partitions)
         waited_at = time.monotonic()
+        telemetry.record_span("retrieval.wait", started, waited_at)
+        metrics.TOKEN_WAIT_SECONDS.observe(waited_at - started)
         answer = await self._search_once(query, view, waited_at - started)
         if answer is None:
             metrics.SEARCHED_AGAIN.inc()
@@ -155,6 +158,7 @@ class Answerer:
             if partition in query.partitions
         }
         fetched_at = time.monotonic()
+        telemetry.record_span("retrieval.fetch", searched_at, fetched_at)
         return SearchAnswer(
             view.searcher.log_id,
             results,

@@ -17,7 +17,7 @@ from typing import Self
 import faiss
 import numpy as np
 
-from serving import deadlines
+from serving import deadlines, telemetry
 from serving.errors import DeadlineExceeded, FailedPrecondition, HeadwaterError, InvalidArgument, ResourceExhausted
 
 from . import metrics
@@ -43,12 +43,15 @@ class Query:
     """What the vectors are of; empty when it is not to be checked."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Job:
+    """Times on the monotonic clock."""
+
     query: Query
+    queued_at: float
     ends_at: float
-    """On the monotonic clock."""
     found: asyncio.Future[tuple[View, Candidates]]
+    began: float = 0.0
 
 
 def search_together(searcher: Searcher, queries: Sequence[Query]) -> list[Candidates | HeadwaterError]:
@@ -142,11 +145,15 @@ class Batcher:
                 f"{self._queued} queries are waiting already, of at most {self._settings.max_queued_queries}",
                 retry_after_ms=max(10, int(1000 * self._batch_seconds * batches)),
             )
-        found: asyncio.Future[tuple[View, Candidates]] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Job(query, time.monotonic() + deadlines.remaining(), found))
+        now = time.monotonic()
+        job = _Job(query, now, now + deadlines.remaining(), asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
         self._count(size)
         self._arrived.set()
-        return await found
+        found = await job.found
+        telemetry.record_span("retrieval.queue", job.queued_at, job.began)
+        telemetry.record_span("retrieval.search", job.began, time.monotonic())
+        return found
 
     async def _run(self) -> None:
         while True:
@@ -176,6 +183,9 @@ class Batcher:
 
     async def _serve(self, jobs: Sequence[_Job]) -> None:
         started = time.monotonic()
+        for job in jobs:
+            job.began = started
+            metrics.QUEUE_SECONDS.observe(started - job.queued_at)
         try:
             view = self._publication.current()
             outcomes = await asyncio.get_running_loop().run_in_executor(

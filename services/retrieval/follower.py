@@ -146,6 +146,7 @@ class Follower:
         except BaseException:
             await self._in_thread(store.close)
             raise
+        metrics.watch_disk(self._path.parent)
         _log.info("opened the database", seconds=round(time.monotonic() - started, 3), path=str(self._path))
         return self._open
 
