@@ -111,10 +111,16 @@ class _Doctor:
         except HeadwaterError as error:
             yield Check("collections", Result.FAIL, explain(error))
             return
-        if not collections:
-            yield Check("collections", Result.OK, "there are none yet")
+        began = time.perf_counter()
+        healthy = 0
         for collection in collections:
-            yield self._check(f"collection {collection.name}", partial(self._collection, collection.name))
+            check = self._check(f"collection {collection.name}", partial(self._collection, collection.name))
+            if check.result is Result.OK:
+                healthy += 1
+            else:
+                yield check
+        detail = f"{healthy} of {len(collections)} are well" if collections else "there are none yet"
+        yield Check("collections", Result.OK, detail, (time.perf_counter() - began) * 1000)
 
     def _collection(self, name: str) -> str:
         details = self._client.get_collection(name, timeout=self._timeout)
