@@ -17,11 +17,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serving.errors import FailedPrecondition, HeadwaterError
 
-from . import LogSettings, Topic, init_log, open_log
+from . import LogSettings, LogUnavailable, Topic, init_log, open_log
 from ._rules import topic_partitions
 from .backup import Progress, backup, restore
 
 _NEWS_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
 
 
 class EventLogSettings(BaseSettings):
@@ -93,6 +94,9 @@ def main() -> int:
     parser.add_argument(
         "--every-seconds", type=float, default=0.0, help="run the command again and again, this far apart"
     )
+    parser.add_argument(
+        "--wait-seconds", type=float, default=0.0, help="how long to wait for brokers that are not there yet"
+    )
     arguments = parser.parse_args()
     commands = {"init": init, "describe": describe, "compact": compact}
     if arguments.command not in commands and arguments.file is None:
@@ -103,6 +107,7 @@ def main() -> int:
     command = partial(with_file, path=arguments.file) if with_file else commands[arguments.command]
     try:
         settings = EventLogSettings().log
+        command = partial(_once_there, command, time.monotonic() + arguments.wait_seconds)
         asyncio.run(_run(command, settings, arguments.json, arguments.every_seconds))
     except (HeadwaterError, ValidationError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -110,6 +115,18 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+async def _once_there(command: Any, until: float, settings: LogSettings) -> dict[str, Any]:
+    """The command's result, tried again until then (monotonic seconds) while the log cannot be reached."""
+    while True:
+        try:
+            return dict(await command(settings))
+        except LogUnavailable as error:
+            if time.monotonic() >= until:
+                raise
+            print(f"waiting for the log: {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _run(command: Any, settings: LogSettings, as_json: bool, every_seconds: float) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from headwater import Client, Document, HeadwaterError
 
+from deploy.local.stack import ROOT
 from tests.e2e.conftest import QUOTING
 from tests.harness.kafka import Broker
 from tests.harness.processes import running_stack
@@ -75,7 +79,20 @@ def test_services_started_before_kafka_wait_for_it(state: Path, own_broker: Brok
         for name in FOLLOWERS:
             stack.wait_for_output(name, "waiting for the log")
 
-        own_broker.restart()
+        log = stack.stack.log_settings
+        environment = {
+            "HEADWATER_LOG__KIND": log.kind,
+            "HEADWATER_LOG__BOOTSTRAP_SERVERS": log.bootstrap_servers,
+            "HEADWATER_LOG__TOPIC_PREFIX": log.topic_prefix,
+        }
+        command = [sys.executable, "-m", "serving.eventlog", "init", "--wait-seconds", "90"]
+        with subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True
+        ) as init:
+            assert init.stderr is not None
+            assert any("waiting for the log" in line for line in init.stderr)
+            own_broker.restart()
+            assert init.wait(timeout=120) == 0, init.stderr.read()
         stack.wait_ready()
         write_until_it_is_taken(client)
         hits = client.search("towers", "lighthouse", timeout=60)
