@@ -193,6 +193,7 @@ class Answerer:
         except HeadwaterError as error:
             if error.code is ErrorCode.RESOURCE_EXHAUSTED:
                 self._admission.refused(demand, error.retry_after_ms)
+            metrics.ASKS_FAILED.labels(error.code.value).inc()
             yield Failed(error)
             return
         stages.add(draft.timings)

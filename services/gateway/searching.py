@@ -10,6 +10,7 @@ import numpy as np
 
 from serving.errors import HeadwaterError, InvalidArgument, Unavailable
 
+from . import metrics
 from .answerer import coverage_degradation, embedding_unavailable
 from .authentication import Caller
 from .embedder import Embedder, Matrix, TextKind
@@ -65,6 +66,8 @@ class Searching:
         with stages.stage("retrieve"):
             found = await self._retriever.search(collection, vectors, queries.k, queries.after, strict=queries.strict)
         degradation = coverage_degradation(found.coverage)
+        if degradation:
+            metrics.DEGRADATIONS.labels(degradation.kind.value).inc()
         return SearchAnswer(found, (degradation,) if degradation else (), stages.timings())
 
     async def _vectors(self, collection: Collection, queries: Sequence[str | bytes]) -> Matrix:

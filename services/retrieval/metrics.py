@@ -13,6 +13,8 @@ LAG = Gauge("headwater_retrieval_lag_records", "Offsets of the index log not yet
 APPLIED = Counter("headwater_retrieval_records_applied", "Records of the index log that were applied")
 APPLY_FAILURES = Counter("headwater_retrieval_apply_failures", "Batches that could not be written and are tried again")
 REBUILDS = Counter("headwater_retrieval_rebuilds", "Times the index was made anew from the log", ["reason"])
+for _reason in ("log_replaced", "damaged"):
+    REBUILDS.labels(_reason)  # there from the start, or the first rebuild would not count as an increase
 SEARCHES = Counter("headwater_retrieval_queries", "Queries searched")
 SEARCH_SECONDS = Histogram(
     "headwater_retrieval_search_seconds", "Time of one search of queries gathered together", buckets=_SECONDS

@@ -78,15 +78,15 @@ async def test_the_trace_goes_on_to_the_next_hop(echoing: Any, shape: str) -> No
 
 async def test_calls_are_counted_by_status(echoing: Any, shape: str) -> None:
     def count(metric: str, **more: str) -> float:
-        labels = {"service": "headwater.test.v1.EchoService", "method": shape, **more}
+        labels = {"grpc_service": "headwater.test.v1.EchoService", "grpc_method": shape, **more}
         return REGISTRY.get_sample_value(metric, labels) or 0.0
 
     def counts() -> list[float]:
         return [
             count("grpc_server_started_total"),
-            count("grpc_server_handled_total", code="OK"),
-            count("grpc_server_handled_total", code="NOT_FOUND"),
-            count("grpc_server_handling_seconds_count", code="OK"),
+            count("grpc_server_handled_total", grpc_code="OK"),
+            count("grpc_server_handled_total", grpc_code="NOT_FOUND"),
+            count("grpc_server_handling_seconds_count", grpc_code="OK"),
         ]
 
     before = counts()

@@ -67,7 +67,7 @@ async def test_the_metrics_page_is_prometheus(echoing: Any) -> None:
         await echo.call("UnaryUnary")
         status, text = await _page(echo.server, "/metrics")
     assert status == 200
-    assert 'grpc_server_handled_total{code="OK",method="UnaryUnary"' in text
+    assert 'grpc_server_handled_total{grpc_code="OK",grpc_method="UnaryUnary"' in text
 
 
 async def test_reflection_names_the_services(echoing: Any) -> None:
