@@ -107,11 +107,13 @@ lint: $(VENV)/.dev ## Lint: ruff, import rules, contracts, docs that are generat
 types: $(VENV)/.dev ## Check types (mypy strict).
 	$(BIN)/mypy
 
-docs: $(VENV)/.dev ## Write the pages that are generated from the code: settings, limits.
+docs: $(VENV)/.dev ## Write what is generated from the code: settings, limits, dashboards.
 	$(BIN)/python -m docs.generate
+	$(BIN)/python -m deploy.observability.dashboards
 
 docs-check: $(VENV)/.dev ## Fail when a generated page is not current.
 	$(BIN)/python -m docs.generate --check
+	$(BIN)/python -m deploy.observability.dashboards --check
 
 ## --- testing ---------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.report import Row, show
 
-BENCHES = ("embedding", "retrieval", "generation", "ask", "freshness")
+BENCHES = ("embedding", "retrieval", "generation", "ask", "freshness", "sizing")
 ON_DATA = "quality"
 """Run when a data file is given."""
 

@@ -1,4 +1,4 @@
-"""`python -m deploy.observability.dashboards`: Grafana's dashboards, written to dashboards/*.json; `--check` compares them.
+"""`python -m deploy.observability.dashboards`: Grafana's dashboards, written to dashboards/*.json; `--check` compares.
 
 A dashboard is rows of panels, a panel is queries. What each is for stands in its description, for whoever is on call.
 """
@@ -118,6 +118,11 @@ def mean_by(histogram: str, by: str) -> tuple[str, str]:
     return (f"{rate(f'{histogram}_sum', by)} / {rate(f'{histogram}_count', by)}", f"{{{{{by}}}}}")
 
 
+def handled(labels: str) -> tuple[str, str]:
+    """The rate of calls by method and status."""
+    return (rate("grpc_server_handled_total", "grpc_method, grpc_code", labels), "{{grpc_method}} {{grpc_code}}")
+
+
 def calls(service: str) -> tuple[str, Sequence[Panel]]:
     """The row that every service has: its calls, and its processes."""
     labels = f'grpc_service="{service}"'
@@ -130,12 +135,7 @@ def calls(service: str) -> tuple[str, Sequence[Panel]]:
                 "OK apart from the rest. INVALID_ARGUMENT and the like are the callers'; UNAVAILABLE, INTERNAL and "
                 "DEADLINE_EXCEEDED are ours.",
                 "reqps",
-                [
-                    (
-                        rate("grpc_server_handled_total", "grpc_method, grpc_code", labels),
-                        "{{grpc_method}} {{grpc_code}}",
-                    )
-                ],
+                [handled(labels)],
             ),
             Panel(
                 "Time of a call, p95",
@@ -171,14 +171,7 @@ QUESTION = Dashboard(
                     "How many come, by how they ended. RESOURCE_EXHAUSTED is a refusal: see below for why.",
                     "reqps",
                     [
-                        (
-                            rate(
-                                "grpc_server_handled_total",
-                                "grpc_method, grpc_code",
-                                f'{GATEWAY}, grpc_method=~"Ask|Search"',
-                            ),
-                            "{{grpc_method}} {{grpc_code}}",
-                        ),
+                        handled(f'{GATEWAY}, grpc_method=~"Ask|Search"'),
                         (rate("headwater_gateway_asks_failed_total", "code"), "Ask failed in its stream: {{code}}"),
                     ],
                 ),
@@ -208,7 +201,7 @@ QUESTION = Dashboard(
                 ),
                 Panel(
                     "Refusals",
-                    "generation and asks: there is no room. rate and the other quotas: a tenant wants more than it may.",
+                    "generation and asks: no room. rate and the other quotas: a tenant wants more than it may.",
                     "reqps",
                     [
                         (rate("headwater_gateway_refused_total", "quota"), "gateway: {{quota}}"),
@@ -452,10 +445,10 @@ SERVICES = [
                         "Partitions taken over",
                         "By what ended the time before: more than a deployment explains means workers that are fenced "
                         "or end.",
-                        "none",
+                        "ops",
                         [
                             (
-                                "sum by (after) (increase(headwater_ingestion_take_overs_total[$__rate_interval]))",
+                                "sum by (after) (rate(headwater_ingestion_take_overs_total{}[$__rate_interval]))",
                                 "{{after}}",
                             )
                         ],
@@ -498,7 +491,7 @@ SERVICES = [
                     ),
                     Panel(
                         "Texts",
-                        "By what became of them, and by replica: unlike rates mean that callers have not seen a new one.",
+                        "By what became of them, and by replica: unlike rates mean that callers do not see a new one.",
                         "reqps",
                         [
                             (rate("headwater_embedding_texts_total", "outcome"), "{{outcome}}"),

@@ -4,7 +4,9 @@ from prometheus_client import Counter, Gauge, Histogram
 
 ASKS = Counter("headwater_gateway_asks", "Questions answered, by where the answer came from.", ["cache"])
 ASKS_FAILED = Counter(
-    "headwater_gateway_asks_failed", "Questions whose stream ended with an error, by its code; gRPC's own status is OK.", ["code"]
+    "headwater_gateway_asks_failed",
+    "Questions whose stream ended with an error, by its code; gRPC's own status is OK.",
+    ["code"],
 )
 ASKS_IN_PROGRESS = Gauge("headwater_gateway_asks_in_progress", "Questions being worked out.")
 REFUSED = Counter("headwater_gateway_refused", "Calls refused, by the quota that was used up.", ["quota"])

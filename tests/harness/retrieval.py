@@ -265,6 +265,12 @@ class ShardProcess:
             self._process.send_signal(how)
             self.died()
 
+    @property
+    def pid(self) -> int:
+        """Process id, while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def died(self) -> int:
         """Wait for its end; the exit status."""
         assert self._process is not None
