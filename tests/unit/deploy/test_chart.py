@@ -176,3 +176,40 @@ def test_a_wrong_value_is_refused_by_name(setting: str, named: str) -> None:
 def test_the_kustomize_base_is_what_the_chart_renders() -> None:
     base = CHART.parent / "base" / "headwater.yaml"
     assert base.read_text() == helm("gateway.existingSecret=headwater-keys").stdout, "run `make k8s-base`"
+
+
+def test_monitoring_hands_over_the_alerts_and_the_dashboards_as_they_are() -> None:
+    kinds = ("ServiceMonitor", "PrometheusRule")
+    assert not [part for part in rendered() if part["kind"] in kinds]
+    parts = rendered("monitoring.enabled=true", "monitoring.labels.release=mine")
+    (monitor,), (rule,) = ([part for part in parts if part["kind"] == kind] for kind in kinds)
+    folder = CHART.parents[1] / "observability"
+    assert rule["spec"] == yaml.safe_load((folder / "rules.yaml").read_text())
+    assert monitor["metadata"]["labels"]["release"] == rule["metadata"]["labels"]["release"] == "mine"
+    shown = {name: text for part in parts if part["kind"] == "ConfigMap" for name, text in part["data"].items()}
+    files = {f"headwater-{path.name}": path for path in (folder / "dashboards").glob("*.json")}
+    assert len(files) == 8
+    for name, path in files.items():
+        assert json.loads(shown[name]) == json.loads(path.read_text())
+    # every service that has metrics is found by the monitor's selector and port
+    scraped = {
+        part["metadata"]["labels"]["app.kubernetes.io/component"]
+        for part in parts
+        if part["kind"] == "Service" and any(port["name"] == "metrics" for port in part["spec"]["ports"])
+    }
+    servers = {"gateway", "cache", "embedding", "generation", "retrieval-0", "ingestion-api", "ingestion-worker"}
+    assert scraped == servers
+
+
+def test_the_scaler_logs_in_to_kafka_as_the_services_do() -> None:
+    parts = rendered(*EXTERNAL, *SCALED)
+    (scaled,) = (part for part in parts if part["kind"] == "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    assert (trigger["metadata"]["sasl"], trigger["metadata"]["tls"]) == ("scram_sha512", "enable")
+    (login,) = (part for part in parts if part["kind"] == "TriggerAuthentication")
+    assert trigger["authenticationRef"]["name"] == login["metadata"]["name"]
+    given = {one["parameter"]: (one["name"], one["key"]) for one in login["spec"]["secretTargetRef"]}
+    assert given == {
+        name: ("kafka-login", key)
+        for name, key in (("username", "username"), ("password", "password"), ("ca", "ca.pem"))
+    }
