@@ -178,11 +178,17 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> HeadwaterError:
     reason, field, retry_after = _details(error)
     # What the gateway says carries a reason of its own; without one it is the network, or gRPC, that speaks.
     message = error.details() or code.lower().replace("_", " ")
+    if code == "CANCELLED" and message not in _CANCELLED_HERE:
+        code = "UNAVAILABLE"  # a gateway that shuts down drops calls that it has not taken up so
     if code == "UNAVAILABLE" and not reason:
         reason, message = "GATEWAY_UNREACHABLE", f"cannot reach the gateway at {address}: {message.rpartition(': ')[2]}"
     elif code == "DEADLINE_EXCEEDED" and not reason:
         message = f"the gateway at {address} did not answer within the call's timeout"
     return error_of(code, message, reason=reason, field=field, retry_after=retry_after)
+
+
+# What gRPC says of calls that this process cancelled itself.
+_CANCELLED_HERE: Final = ("Channel closed!", "Locally cancelled by application!")
 
 
 def _details(error: grpc.RpcError) -> tuple[str, str, float | None]:

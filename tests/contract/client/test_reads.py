@@ -67,6 +67,12 @@ def test_reads_are_tried_again_while_the_gateway_is_unavailable(client: Client, 
     assert len(gateway.calls_of("Search")) == 3
 
 
+def test_a_read_that_a_gateway_drops_as_it_goes_is_tried_again(client: Client, gateway: Any) -> None:
+    gateway.failures.append((Status.CANCELLED, "CANCELLED", {}))
+    assert client.search("c", "q").coverage.complete
+    assert len(gateway.calls_of("Search")) == 2
+
+
 def test_a_hint_of_when_to_come_back_is_followed_only_if_time_allows(client: Client, gateway: Any) -> None:
     gateway.failures.append((Status.RESOURCE_EXHAUSTED, "busy", {"retry_ms": 20}))
     client.search("c", "q")
