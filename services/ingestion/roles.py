@@ -76,6 +76,7 @@ async def serve_worker(settings: Settings) -> None:
         working = asyncio.create_task(worker.run())
         try:
             await serve("ingestion-worker", settings.server, warm_up=worker.joined, watch=[catalog.task, working])
+            await worker.hand_over()
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)

@@ -18,6 +18,7 @@ from .tenure import Tenure
 _log = telemetry.get_logger(__name__)
 
 GROUP: Final = "headwater-ingestion"
+_HAND_OVER_SECONDS: Final = 5.0
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 10.0
 
@@ -32,7 +33,9 @@ class Worker:
         self._report_seconds = report_seconds
         self._assignment = Assignment(-1, frozenset())
         self._owned: dict[int, Tenure | None] = {}
+        self._owning: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
+        self._membership: Membership | None = None
 
     async def joined(self) -> None:
         """Return once the group has given this worker its partitions."""
@@ -42,6 +45,7 @@ class Worker:
         """Raises LogReplaced, LogMissing and LogDisagrees (rule 5), and Fenced when another runs under this name."""
         try:
             async with self._log.join(GROUP, self._member, Topic.DOCUMENTS) as membership, asyncio.TaskGroup() as group:
+                self._membership = membership
                 group.create_task(self._report(membership))
                 async for assignment in membership.assignments():
                     _log.info("assigned", generation=assignment.generation, partitions=sorted(assignment.partitions))
@@ -49,10 +53,22 @@ class Worker:
                     # one that was revoked keeps working until its next owner fences it: there is no gap between them
                     for partition in assignment.partitions - self._owned.keys():
                         self._owned[partition] = None
-                        group.create_task(self._own(partition))
+                        owning = group.create_task(self._own(partition))
+                        self._owning.add(owning)
+                        owning.add_done_callback(self._owning.discard)
                     self._joined.set()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+
+    async def hand_over(self) -> None:
+        """Leave the group and work on for the few seconds in which the others take over, so that no partition waits.
+
+        An idle owner does not notice that it was taken over, so that the time is the same. Alone, do nothing.
+        """
+        if self._membership is not None and await self._membership.leave() and self._owning:
+            _log.info("handing over", partitions=sorted(self._owned))
+            await asyncio.wait(self._owning, timeout=_HAND_OVER_SECONDS)
+            _log.info("handed over")
 
     async def _own(self, partition: int) -> None:
         """One tenure after another, for as long as the group wants this worker to have the partition."""

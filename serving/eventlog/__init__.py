@@ -167,6 +167,11 @@ class Membership(Protocol):
         """Publish how far each partition is, for the lag metric alone; nobody resumes from it."""
         ...
 
+    async def leave(self) -> bool:
+        """Let the others have this member's partitions now, rather than when its session has ended; whether there are
+        others. Alone it stays a member, so that a restart has its partitions back at once."""
+        ...
+
 
 class Owner(Protocol):
     """Ownership of partitions, one writer each."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
 from . import Assignment, LogSettings
 from ._kafka_client import KAFKA_ERRORS, connection, stop_consumer
@@ -15,10 +16,11 @@ from ._kafka_client import KAFKA_ERRORS, connection, stop_consumer
 BEATS_A_SESSION: Final = 10
 RETRY_SECONDS: Final = 0.5
 REPORT_SECONDS: Final = 5.0
+LEAVE_SECONDS: Final = 5.0
 
 
 class KafkaMembership:
-    """A static member (group.instance.id): it does not say when it leaves, so that a restart keeps its partitions."""
+    """A static member (group.instance.id): it does not say when it ends, so that a restart keeps its partitions."""
 
     def __init__(self, settings: LogSettings, group: str, member: str, topic: str) -> None:
         self._settings = settings
@@ -60,6 +62,28 @@ class KafkaMembership:
                 await consumer.commit(
                     {TopicPartition(self._topic, p): o for p, o in offsets.items() if p in current.partitions}
                 )
+
+    async def leave(self) -> bool:
+        consumer = self._consumer
+        if consumer is None or not await self._has_others():
+            return False
+        # aiokafka says goodbye for members alone that are not static
+        consumer._coordinator._group_instance_id = None
+        await self.__aexit__()
+        return True
+
+    async def _has_others(self) -> bool:
+        admin = AIOKafkaAdminClient(**connection(self._settings))
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await admin.start()
+                (described,) = await admin.describe_consumer_groups([self._group])
+        except KAFKA_ERRORS:
+            return False
+        finally:
+            await admin.close()
+        ((_, _, _, _, _, members, *_),) = described.groups
+        return len(members) > 1
 
     async def _stay(self) -> None:
         while True:

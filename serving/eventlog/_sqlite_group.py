@@ -22,7 +22,7 @@ BEATS_A_SESSION = 10
 class SqliteMembership:
     """A member that stays one while it beats; a stalled process loses its place after the session's length.
 
-    Leaving is not announced, so that a restart within the session finds its partitions waiting.
+    Its end is not announced, so that a restart within the session finds its partitions waiting.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class SqliteMembership:
         self._instance = os.urandom(16)
         self._current: Assignment | None = None
         self._changed = asyncio.Event()
+        self._leaving = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> SqliteMembership:
@@ -60,6 +61,7 @@ class SqliteMembership:
                 yield seen
             elif self._task.done():
                 await self._task
+                return
             else:
                 await changed.wait()
 
@@ -70,10 +72,29 @@ class SqliteMembership:
             timeout_seconds=BUSY_SECONDS,
         )
 
+    async def leave(self) -> bool:
+        self._leaving.set()
+        assert self._task is not None
+        await self._task
+        return await self._writer.run(self._remove, timeout_seconds=BUSY_SECONDS)
+
+    def _remove(self, connection: apsw.Connection) -> bool:
+        others = connection.execute(
+            "SELECT count(*) FROM members WHERE group_name = ? AND member <> ?", (self._group, self._member)
+        ).get
+        if others:
+            connection.execute(
+                "DELETE FROM members WHERE group_name = ? AND member = ? AND instance = ?",
+                (self._group, self._member, self._instance),
+            )
+        return bool(others)
+
     async def _keep_beating(self) -> None:
         try:
             while True:
-                await asyncio.sleep(self._session_seconds / BEATS_A_SESSION)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._leaving.wait(), self._session_seconds / BEATS_A_SESSION)
+                    return
                 try:
                     current = await self._writer.run(self._beat, timeout_seconds=BUSY_SECONDS)
                 except (Fenced, LogReplaced):

@@ -38,7 +38,9 @@ class WithKeys(Release):
 def release() -> Iterator[Release]:
     """The chart, installed and ready, in a namespace that admits only restricted pods."""
     os.environ["HEADWATER_API_KEY"] = KEY
-    with WithKeys("headwater-test", ("gateway.existingSecret=keys", "retrieval.replicas=2")) as installed:
+    with WithKeys(
+        "headwater-test", ("gateway.existingSecret=keys", "retrieval.replicas=2", "ingestionWorker.replicas=2")
+    ) as installed:
         yield installed
     del os.environ["HEADWATER_API_KEY"]
 

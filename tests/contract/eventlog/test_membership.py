@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from serving.eventlog import Assignment, EventLog, Fenced, Membership, Topic
+from serving.eventlog import Assignment, EventLog, Fenced, LogSettings, Membership, Topic, init_log, open_log
 from serving.eventlog.sqlite import SqliteLog
 from tests.harness.eventlog import PATIENCE_SECONDS
 
@@ -68,6 +68,32 @@ async def test_a_restarted_member_has_its_partitions_back_and_nobody_else_notice
     await asyncio.sleep(0)
     assert not other.done()
     other.cancel()
+
+
+async def test_who_leaves_hands_over_without_waiting_for_the_end_of_its_session(
+    settings: LogSettings, stack: AsyncExitStack
+) -> None:
+    await init_log(settings)
+    log = await stack.enter_async_context(open_log(settings.model_copy(update={"session_seconds": 60})))
+    one = Member(await stack.enter_async_context(log.join(GROUP, "one", Topic.INDEX)))
+    async with log.join(GROUP, "two", Topic.INDEX) as membership:
+        shared = await Member(membership).until(lambda a: len(a.partitions) == 1)
+        await one.until(lambda a: a.generation == shared.generation)
+        assert await membership.leave()
+        async with asyncio.timeout(30):  # half its session
+            inherited = await one.until(lambda a: len(a.partitions) == 2)
+        assert inherited.generation > shared.generation
+    async with log.join(GROUP, "two", Topic.INDEX) as membership:
+        again = await Member(membership).until(lambda a: len(a.partitions) == 1)
+        assert again.generation > inherited.generation
+
+
+async def test_who_is_alone_does_not_leave(log: EventLog) -> None:
+    async with log.join(GROUP, "one", Topic.INDEX) as membership:
+        before = await Member(membership).until(lambda a: len(a.partitions) == 2)
+        assert not await membership.leave()
+    async with log.join(GROUP, "one", Topic.INDEX) as membership:
+        assert await Member(membership).until(lambda a: True) == before
 
 
 async def test_groups_do_not_know_each_other(log: EventLog, stack: AsyncExitStack) -> None:

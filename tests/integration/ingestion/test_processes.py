@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import pytest
@@ -288,6 +289,34 @@ async def test_two_workers_share_and_one_that_is_killed_hands_over(
         record.write_id for records in index for record in records if record.WhichOneof("outcome") == "indexed"
     ]
     assert sorted(write_ids) == sorted(request.write_id for request in requests)
+
+
+def events(said: str, name: str) -> list[dict[str, Any]]:
+    """A process's log lines of one event."""
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == name]
+
+
+async def test_a_worker_that_is_told_to_end_works_on_until_another_has_taken_over(
+    processes: Processes, log_settings: LogSettings
+) -> None:
+    async with writer(processes, log_settings) as client:
+        await asyncio.to_thread(processes.worker, "first")
+        await asyncio.to_thread(processes.worker, "second")
+        requests = [client.put(f"d{number}", f"text {number}") for number in range(20)]
+        await client.write(requests)
+        await client.until_indexed(requests)
+        processes.signal("first", signal.SIGTERM)
+        assert await asyncio.to_thread(processes.exit_status, "first") == 0
+        (handed_over,) = events(processes.said("first"), "handed over")
+        taken_over = events(processes.said("second"), "assigned")[-1]
+        assert taken_over["partitions"] == [0, 1]
+        assert taken_over["timestamp"] < handed_over["timestamp"], "the first was there until the second was"
+        more = [client.put(f"d{number}", f"changed {number}") for number in range(20)]
+        await client.write(more)
+        index = await client.until_indexed([*requests, *more])
+    write_ids = [record.write_id for records in index for record in records if record.HasField("indexed")]
+    assert sorted(write_ids) == sorted(request.write_id for request in (*requests, *more))
 
 
 @pytest.mark.kafka
