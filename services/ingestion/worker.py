@@ -66,6 +66,7 @@ class Worker:
         An idle owner does not notice that it was taken over, so that the time is the same. Alone, do nothing.
         """
         if self._membership is not None and await self._membership.leave() and self._owning:
+            self._assignment = Assignment(-1, frozenset())  # or what is fenced would be taken back
             _log.info("handing over", partitions=sorted(self._owned))
             await asyncio.wait(self._owning, timeout=_HAND_OVER_SECONDS)
             _log.info("handed over")
