@@ -79,15 +79,17 @@ def test_restarts_and_an_upgrade_under_load_fail_no_question_and_lose_no_write(r
         for workload in release.workloads():
             if "kafka" in workload or "valkey" in workload:
                 continue
+            print(time.strftime("%H:%M:%S"), "restarting", workload)
             release.kubectl("rollout", "restart", workload)
             release.kubectl("rollout", "status", workload, "--timeout=600s")
             traffic.wait_for_writes(3)
+        print(time.strftime("%H:%M:%S"), "upgrading")
         release.helm("upgrade", "logLevel=warning")
         release.wait_until_rolled_out()
         traffic.wait_for_writes(10)
     print(dict(sorted(ledger.counts.items())))
     failed = {what: n for what, n in ledger.counts.items() if what.split()[0] in ("ask", "search", "write")}
-    assert not failed
+    assert not failed, "\n".join(ledger.failures)
     judge(ADDRESS, ledger)
 
 

@@ -113,6 +113,8 @@ class Ledger:
         self.lock = threading.Lock()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
+        self.failures: list[str] = []
+        """Reads that failed: when, and with which words."""
         self._open: set[tuple[str, int]] = set()
 
     def violation(self, what: str) -> None:
@@ -124,6 +126,12 @@ class Ledger:
         """One more of these."""
         with self.lock:
             self.counts[what] += 1
+
+    def failed(self, what: str, error: HeadwaterError) -> None:
+        """One more of these, and what the caller was told."""
+        self.count(what)
+        with self.lock:
+            self.failures.append(f"{time.strftime('%H:%M:%S')} {what}: {error}")
 
     def acknowledged(self) -> int:
         """Writes acknowledged so far."""
@@ -243,7 +251,7 @@ def _read(client: Client, ledger: Ledger, document_id: str) -> None:
     try:
         result = client.search(ledger.collection, f"document-{document_id}", k=EVERY, after=token, timeout=8)
     except HeadwaterError as error:
-        ledger.count(f"search {error.code}")
+        ledger.failed(f"search {error.code}", error)
         return
     if not result.coverage.complete:
         ledger.count("searched in part")
@@ -258,7 +266,7 @@ def _ask(client: Client, ledger: Ledger, document_id: str) -> None:
     try:
         answer = client.answer(ledger.collection, f"what is in document-{document_id}?", after=token, timeout=8)
     except HeadwaterError as error:
-        ledger.count(f"ask {error.code}")
+        ledger.failed(f"ask {error.code}", error)
         return
     versions = {operation.version for operation in ledger.since(document_id, number)}
     ledger.count(f"asked, cache {answer.cache.value}")
