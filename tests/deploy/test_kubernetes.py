@@ -72,7 +72,7 @@ def test_the_end_to_end_tests_pass_through_a_forwarded_port(release: Release) ->
     assert done.returncode == 0, done.stdout[-5000:]
 
 
-def test_restarts_and_an_upgrade_under_load_fail_no_question_and_lose_no_write(release: Release) -> None:
+def test_restarts_an_upgrade_and_a_rollback_under_load_fail_no_question_and_lose_no_write(release: Release) -> None:
     ledger = Ledger("upgrade")
     with Traffic(ADDRESS, ledger, writers=2, readers=2, documents=30) as traffic:
         traffic.wait_for_writes(10)
@@ -85,6 +85,9 @@ def test_restarts_and_an_upgrade_under_load_fail_no_question_and_lose_no_write(r
             traffic.wait_for_writes(3)
         print(time.strftime("%H:%M:%S"), "upgrading")
         release.helm("upgrade", "logLevel=warning")
+        release.wait_until_rolled_out()
+        print(time.strftime("%H:%M:%S"), "rolling back")
+        release.rollback()
         release.wait_until_rolled_out()
         traffic.wait_for_writes(10)
     print(dict(sorted(ledger.counts.items())))

@@ -67,8 +67,15 @@ class Release:
     def helm(self, command: str, *more: str) -> None:
         """Install or upgrade, with these values besides the release's own."""
         settings = [word for value in (*self._values, *more) for word in ("--set", value)]
-        arguments = [str(HELM), "--namespace", self.namespace, command, "headwater", str(CHART), *settings]
-        done = subprocess.run(arguments, capture_output=True, text=True)
+        self._run_helm(command, "headwater", str(CHART), *settings)
+
+    def rollback(self) -> None:
+        """To the revision before."""
+        self._run_helm("rollback", "headwater")
+
+    def _run_helm(self, *arguments: str) -> None:
+        command = [str(HELM), "--namespace", self.namespace, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
 
     def wait_until_rolled_out(self) -> None:
