@@ -102,6 +102,19 @@ def test_nothing_is_published_but_the_gateway_on_loopback() -> None:
     assert [port["host_ip"] for port in ports["gateway"]] == ["127.0.0.1"]
 
 
+def test_the_default_model_loads_in_its_container() -> None:
+    """Where it may write nothing; the other tests quote instead."""
+    alone = ("docker", "compose", "-p", "headwater-test-model", "-f", str(FOLDER / "compose.yaml"))
+    try:
+        up = (*alone, "up", "--wait", "--wait-timeout", "300", "--no-deps", "generation")
+        done = subprocess.run(up, capture_output=True, text=True)
+        logs = subprocess.run((*alone, "logs", "generation"), capture_output=True, text=True).stdout
+        assert done.returncode == 0, logs[-3000:]
+        assert "model loaded" in logs
+    finally:
+        subprocess.run((*alone, "down", "--volumes"), capture_output=True)
+
+
 def test_no_container_has_more_than_it_needs() -> None:
     for service in SERVICES[:9]:
         said = container(service)

@@ -6,16 +6,19 @@ Tokens become text here; `openvino_worker` knows tokens only.
 import asyncio
 import itertools
 import json
+import os
 import queue
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -147,6 +150,24 @@ class OpenVinoGenerator:
         source = resolve_model(settings.model)
         path, context_tokens = _prepared(source, settings.models_folder)
         context_tokens = min(context_tokens, settings.context_tokens, settings.cache_tokens)
+        with _writable(path) as opened:
+            precision = self._open(opened)
+        self.model = Model(
+            name=self._name or (source.stem if source.is_file() else source.name),
+            engine="openvino",
+            context_tokens=context_tokens,
+            capacity_tokens=settings.cache_tokens,
+            prompt_style=self._style,
+        )
+        self._reader = threading.Thread(target=self._receive, name="openvino-reader", daemon=True)
+        self._reader.start()
+        self._writer = threading.Thread(target=self._send, name="openvino-writer", daemon=True)
+        self._writer.start()
+        _log.info("model loaded", model=self.model.name, precision=precision, cache_tokens=settings.cache_tokens)
+
+    def _open(self, path: Path) -> str:
+        """Load the tokenizer here and the model in its process; the precision that it runs in."""
+        settings = self._settings
         self._tokenizer = openvino_genai.Tokenizer(str(path))
         self._special = _special_tokens(self._tokenizer)
         # By one thread alone: the first two to read a tensor at once lock each other out for ever, with Python's global
@@ -170,18 +191,7 @@ class OpenVinoGenerator:
             raise FailedPrecondition(
                 f"model {settings.model!r} could not be loaded; the lines above say why", reason="MODEL_UNUSABLE"
             )
-        self.model = Model(
-            name=self._name or (source.stem if source.is_file() else source.name),
-            engine="openvino",
-            context_tokens=context_tokens,
-            capacity_tokens=settings.cache_tokens,
-            prompt_style=self._style,
-        )
-        self._reader = threading.Thread(target=self._receive, name="openvino-reader", daemon=True)
-        self._reader.start()
-        self._writer = threading.Thread(target=self._send, name="openvino-writer", daemon=True)
-        self._writer.start()
-        _log.info("model loaded", model=self.model.name, precision=load.precision, cache_tokens=load.cache_tokens)
+        return load.precision
 
     def _end(self) -> None:
         self._writer.join(_END_SECONDS)
@@ -331,6 +341,19 @@ def _prepared(source: Path, models_folder: Path) -> tuple[Path, int]:
     if facts.loads_exactly:
         return source, facts.context_tokens
     return rewrite_once(source, models_folder, _progress_log(source.name)), facts.context_tokens
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """The model, or for as long as it is loaded a copy: OpenVINO opens a GGUF file for writing, though it only reads,
+    and in a container nobody may write there."""
+    if path.is_dir() or os.access(path, os.W_OK):
+        yield path
+        return
+    with TemporaryDirectory(prefix="headwater-model-") as folder:
+        copy = Path(folder) / path.name
+        shutil.copyfile(path, copy)
+        yield copy
 
 
 def _progress_log(name: str) -> Callable[[float], None]:

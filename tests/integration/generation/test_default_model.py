@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -54,6 +55,18 @@ async def _answer(engine: OpenVinoGenerator, request: Request) -> tuple[str, Fin
 
 async def test_it_answers_from_what_it_is_given(engine: OpenVinoGenerator) -> None:
     text, _ = await _answer(engine, _request("Say this again: The meeting is on Thursday at four.", max_tokens=24))
+    assert "Thursday" in text
+
+
+async def test_it_loads_from_where_nobody_may_write(
+    models_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: OpenVinoGenerator
+) -> None:
+    """As in a container with a read-only root: OpenVINO opens the file for writing."""
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    async with _generator(models_folder) as opened:
+        assert list(tmp_path.iterdir()) == [], "the copy is gone once it is loaded"
+        text, _ = await _answer(opened, _request("Say this again: The meeting is on Thursday at four.", max_tokens=24))
     assert "Thursday" in text
 
 
