@@ -65,7 +65,7 @@ async def test_it_loads_from_where_nobody_may_write(
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     async with _generator(models_folder) as opened:
-        assert list(tmp_path.iterdir()) == [], "the copy is gone once it is loaded"
+        assert not os.listdir(tmp_path), "the copy is gone once it is loaded"
         text, _ = await _answer(opened, _request("Say this again: The meeting is on Thursday at four.", max_tokens=24))
     assert "Thursday" in text
 
