@@ -213,3 +213,11 @@ def test_the_scaler_logs_in_to_kafka_as_the_services_do() -> None:
         name: ("kafka-login", key)
         for name, key in (("username", "username"), ("password", "password"), ("ca", "ca.pem"))
     }
+
+
+def test_the_scaler_finds_the_bundled_kafka_from_its_own_namespace() -> None:
+    parts = rendered(*SCALED)
+    (scaled,) = (part for part in parts if part["kind"] == "ScaledObject")
+    address = "headwater-kafka.default.svc:9092"
+    assert scaled["spec"]["triggers"][0]["metadata"]["bootstrapServers"] == address
+    assert environment(parts, "headwater-kafka")["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://{address}"

@@ -34,8 +34,14 @@ dns:///{{ include "headwater.fullname" . }}:50051
 {{- $addresses | toJson -}}
 {{- end -}}
 
+{{- /* Where the bundled broker is, and says that it is; KEDA asks it from a namespace of its own. */ -}}
+{{- define "headwater.kafka" -}}
+{{ include "headwater.fullname" (dict "root" .root "name" "kafka") }}
+{{- if .root.Values.ingestionWorker.keda.enabled }}.{{ .root.Release.Namespace }}.svc{{ end }}:9092
+{{- end -}}
+
 {{- define "headwater.bootstrapServers" -}}
-{{- $bundled := printf "%s:9092" (include "headwater.fullname" (dict "root" .root "name" "kafka")) -}}
+{{- $bundled := include "headwater.kafka" . -}}
 {{- if .root.Values.log.bootstrapServers -}}
 {{ .root.Values.log.bootstrapServers }}
 {{- else -}}
