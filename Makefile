@@ -81,9 +81,9 @@ PROTOC = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Ipro
 protos: $(VENV)/.dev ## Generate the Python code of protos/ into client/.
 	$(call PROTOC,client)
 
-protos-check: $(VENV)/.dev $(BUF) ## Fail when protos/ breaks buf's rules, breaks the last release (the first commit before one), or client/ is not what it generates.
+protos-check: $(VENV)/.dev $(BUF) ## Fail when protos/ breaks buf's rules, breaks the last release (before one: protos/ as first committed), or client/ is not what it generates.
 	$(BUF) lint
-	$(BUF) breaking --against ".git#ref=$$(git describe --tags --abbrev=0 2>/dev/null || git rev-list --max-parents=0 HEAD)"
+	$(BUF) breaking --against ".git#ref=$$(git describe --tags --abbrev=0 2>/dev/null || git log --reverse --format=%H -- protos | head -1)"
 	@rm -rf .headwater/protos && mkdir -p .headwater/protos
 	@$(call PROTOC,.headwater/protos)
 	@cd .headwater/protos && find . -type f | while read -r file; do cmp "$$file" "../../client/$$file" || exit 1; done
