@@ -160,7 +160,7 @@ def test_embedding_follows_the_load() -> None:
         "embedding.resources.requests.cpu=150m",
         "embedding.resources.limits.cpu=300m",
     )
-    load = ["--mix", "search=1", "--rate", "25", "--seconds", "300", "--no-cache", "--documents-made", "50", "--json"]
+    load = ["--mix", "search=1", "--rate", "25", "--seconds", "300", "--no-cache", "--document-count", "50", "--json"]
     with installed("embedding", *values) as release:
         texts_done = 'headwater_embedding_texts_total{outcome="embedded"}'
         queued = "headwater_embedding_queued_tokens"
