@@ -13,10 +13,10 @@ from benchmarks.report import RESULTS
 from deploy.local.stack import ROOT
 
 TITLES = {
-    "workers": ("Ingestion workers by KEDA on Kafka's backlog", "documents indexed a second, by worker"),
+    "workers": ("Ingestion workers by KEDA on Kafka's backlog", "documents a second"),
     "embedding": (
         "Embedding by a HorizontalPodAutoscaler, 25 searches a second",
-        "texts embedded a second, by replica",
+        "texts a second",
     ),
 }
 OUTCOMES = {"whole": "#2a7f62", "partial": "#e0a030", "failed": "#999999", "wrong": "#c0392b"}
