@@ -160,14 +160,17 @@ def test_embedding_follows_the_load() -> None:
         "embedding.resources.requests.cpu=150m",
         "embedding.resources.limits.cpu=300m",
     )
-    load = ["--mix", "search=1", "--rate", "25", "--seconds", "300", "--no-cache", "--document-count", "50", "--json"]
+    # each text but once: the gateway remembers vectors of those that come again
+    load = "--mix search=1 --rate 25 --seconds 300 --no-cache --zipf 0 --question-count 20000 --document-count 50"
     with installed("embedding", *values) as release:
         texts_done = 'headwater_embedding_texts_total{outcome="embedded"}'
         queued = "headwater_embedding_queued_tokens"
         with (
             Watch(release, "embedding", texts_done, lambda pages: total("\n".join(pages.values()), queued)) as watch,
             subprocess.Popen(
-                [sys.executable, "-m", "loadtests", "--address", ADDRESS, *load], cwd=ROOT, stdout=subprocess.DEVNULL
+                [sys.executable, "-m", "loadtests", "--address", ADDRESS, *load.split(), "--json"],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
             ) as process,
         ):
             watch.until(lambda: watch.replicas == 3, "three replicas", 290)
