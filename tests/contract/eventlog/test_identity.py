@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -50,6 +51,12 @@ async def test_inits_at_the_same_time_make_one_log(settings: LogSettings) -> Non
                 await asyncio.sleep(random.random())
 
     assert len(set(await asyncio.gather(*(attempt() for _ in range(3))))) == 1
+
+
+async def test_inits_of_a_new_file_wait_for_each_other(tmp_path: Path) -> None:
+    for number in range(40):
+        settings = LogSettings(path=tmp_path / str(number) / "log.sqlite3", partitions=2)
+        assert len(set(await asyncio.gather(*(init_log(settings) for _ in range(6))))) == 1
 
 
 async def test_partitions_never_change_under_one_identity(settings: LogSettings) -> None:
