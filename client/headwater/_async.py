@@ -319,6 +319,7 @@ class AsyncClient:
     ) -> Answer:
         """As `Client.answer`."""
         retrieved = Retrieved((), Coverage(0, 0))
+        done: Done | None = None
         async with self.ask(
             collection,
             question,
@@ -334,8 +335,9 @@ class AsyncClient:
                 if isinstance(event, Retrieved):
                     retrieved = event
                 elif isinstance(event, Done):
-                    return Answer.of(retrieved, event)
-        raise AssertionError("a stream of events ends with Done or raises")
+                    done = event  # to the stream's end, or its call would count as cancelled
+        assert done is not None, "a stream of events ends with Done or raises"
+        return Answer.of(retrieved, done)
 
     async def create_collection(
         self,

@@ -359,6 +359,7 @@ class Client:
     ) -> Answer:
         """As `ask`, all at once."""
         retrieved = Retrieved((), Coverage(0, 0))
+        done: Done | None = None
         with self.ask(
             collection,
             question,
@@ -374,8 +375,9 @@ class Client:
                 if isinstance(event, Retrieved):
                     retrieved = event
                 elif isinstance(event, Done):
-                    return Answer.of(retrieved, event)
-        raise AssertionError("a stream of events ends with Done or raises")
+                    done = event  # to the stream's end, or its call would count as cancelled
+        assert done is not None, "a stream of events ends with Done or raises"
+        return Answer.of(retrieved, done)
 
     def create_collection(
         self,

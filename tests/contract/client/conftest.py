@@ -74,7 +74,8 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
         self.may_open.set()
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self.cancelled = threading.Event()
+        self.cancelled, self.finished = threading.Event(), threading.Event()
+        """What became of a question: its caller hung up, or its stream was heard to the end."""
         self.tokens_sent = threading.Event()
         self.settled = True
 
@@ -168,8 +169,8 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def Ask(self, request: Any, context: Context) -> Iterator[gateway_pb2.AskResponse]:
         self._called("Ask", request, context)
-        finished = threading.Event()
-        context.add_callback(lambda: None if finished.is_set() else self.cancelled.set())
+        told = threading.Event()
+        context.add_callback(lambda: (self.finished if told.is_set() else self.cancelled).set())
         hit = common_pb2.Hit(
             document_id="leave", chunk=0, score=0.5, text="Leave is 30 days. It is paid.", title="Leave"
         )
@@ -193,7 +194,6 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
             self.tokens_sent.set()
             if count > 2:
                 time.sleep(0.005)
-        finished.set()
         yield gateway_pb2.AskResponse(
             done=gateway_pb2.Done(
                 answer="30 days [1].",
@@ -214,6 +214,8 @@ class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
                 model="fake",
             )
         )
+        time.sleep(0.05)  # who hung up after the last event would be seen
+        told.set()
 
     def GetDocument(self, request: Any, context: Context) -> gateway_pb2.GetDocumentResponse:
         self._called("GetDocument", request, context)

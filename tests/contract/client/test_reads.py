@@ -173,6 +173,7 @@ def test_an_answer_at_once_has_what_the_events_have(client: Client, gateway: Any
     assert answer.passages[0].number == 1
     assert not answer.coverage.complete
     assert gateway.calls_of("Ask")[0].cache == 2
+    assert gateway.finished.wait(5)
 
 
 def test_a_question_is_asked_again_only_before_anything_was_answered(client: Client, gateway: Any) -> None:
