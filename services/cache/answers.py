@@ -109,17 +109,27 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def lookup(
-        self, question: Question, *, partitions: Collection[int], token: Token | None, wait_seconds: float
+        self,
+        question: Question,
+        *,
+        partitions: Collection[int],
+        token: Token | None,
+        wait_seconds: float,
+        lease_id: bytes = b"",
     ) -> Hit | Miss:
         """An answer, or why there is none, waiting for another caller's if one is at work on it.
 
-        partitions: those that hold the collection. Raises InvalidArgument, TokenOfAnotherLog.
+        partitions: those that hold the collection. lease_id: what a lease is granted under; one is made when there is
+        none. Raises InvalidArgument, TokenOfAnotherLog.
         """
         slot = slot_of(question)
         if not partitions:
             raise InvalidArgument("name the partitions that hold the collection", field="partitions")
+        lease_id = lease_id or secrets.token_bytes(_ID_BYTES)
+        if len(lease_id) != _ID_BYTES:
+            raise InvalidArgument(f"a lease's id has {_ID_BYTES} bytes, and this one {len(lease_id)}", field="lease_id")
         try:
-            outcome = await self._lookup(slot, frozenset(partitions), token, wait_seconds)
+            outcome = await self._lookup(slot, frozenset(partitions), token, wait_seconds, lease_id)
         except StoreUnavailable:
             outcome = Miss(MissReason.STORE_UNAVAILABLE)
         if isinstance(outcome, Hit):
@@ -164,7 +174,7 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
         return dropped
 
     async def _lookup(
-        self, slot: Slot, partitions: frozenset[int], token: Token | None, wait_seconds: float
+        self, slot: Slot, partitions: frozenset[int], token: Token | None, wait_seconds: float, lease_id: bytes
     ) -> Hit | Miss:
         waits_until = time.monotonic() + wait_seconds
         waited = False
@@ -173,7 +183,7 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
                 # cleared before looking: what happens from here on wakes
                 if woken is not None:
                     woken.clear()
-                outcome = await self._attempt(slot, partitions, token, waited)
+                outcome = await self._attempt(slot, partitions, token, waited, lease_id)
                 seconds = waits_until - time.monotonic()
                 if outcome is not None:
                     return outcome
@@ -184,14 +194,13 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
                 waited = True
 
     async def _attempt(
-        self, slot: Slot, partitions: frozenset[int], token: Token | None, waited: bool
+        self, slot: Slot, partitions: frozenset[int], token: Token | None, waited: bool, lease_id: bytes
     ) -> Hit | Miss | None:
         """A hit, or a miss with or without a lease; None while another caller holds the lease."""
         if not self._is_current(partitions):
             return Miss(MissReason.BEHIND)
         if not self._covers(token, partitions):
             # it may work on what it finds itself, but neither an entry here nor a leader's is new enough for it
-            lease_id = secrets.token_bytes(_ID_BYTES)
             return Miss(MissReason.BEHIND, lease_id if await self._acquire(slot, lease_id) else b"")
         reason = MissReason.ABSENT
         may_find = True
@@ -209,7 +218,6 @@ class AnswerCache(AbstractAsyncContextManager["AnswerCache"]):
                     return self._hit(admitted, found[1], waited)
             self._admissions.discard(admitted)
             may_find = found is None
-        lease_id = secrets.token_bytes(_ID_BYTES)
         if not await self._acquire(slot, lease_id):
             return None
         try:

@@ -28,6 +28,7 @@ class CacheServicer(cache_pb2_grpc.CacheServiceServicer):
             partitions=request.partitions,
             token=_token(request.after),
             wait_seconds=request.wait_ms / 1000,
+            lease_id=request.lease_id,
         )
         if isinstance(outcome, Hit):
             return cache_pb2.LookupResponse(

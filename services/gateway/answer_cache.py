@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .values import CacheOutcome, Done, Progress, Retrieved, Scope, WriteToken
 _log = get_logger(__name__)
 # Faults of the request itself; everything else means that the cache is no help just now.
 _FAULTS = {ErrorCode.FAILED_PRECONDITION, ErrorCode.INVALID_ARGUMENT}
+_LEASE_ID_BYTES = 16
+# For what no caller waits for. A lease that is not given back keeps others waiting for an answer that never comes.
+_BACKGROUND_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +87,10 @@ class CacheClient(Protocol):
         partitions: Sequence[int],
         *,
         wait_ms: int,
+        lease_id: bytes,
         timeout_seconds: float,
     ) -> LookedUp:
-        """An answer or a lease, waiting up to `wait_ms` for another caller's answer."""
+        """An answer or a lease under this id, waiting up to `wait_ms` for another caller's answer."""
         ...
 
     async def store(self, key: CacheKey, lease_id: bytes, offer: Offer, timeout_seconds: float) -> None:
@@ -116,19 +121,35 @@ class AnswerCache:
             return Claim(self, None, CacheOutcome.BYPASSED)
         if (storing := self._storing.get(key)) is not None:
             # So that who asks again finds what was just answered here.
-            await asyncio.wait({storing})
+            await asyncio.wait({storing}, timeout=self._timeout)
+        lease_id = secrets.token_bytes(_LEASE_ID_BYTES)
         try:
             # First without waiting: so a cache that hangs is found out within its budget, not within the wait.
             looked = await self._client.lookup(
-                key, after, partitions, wait_ms=0, timeout_seconds=deadlines.budget(self._timeout)
+                key,
+                after,
+                partitions,
+                wait_ms=0,
+                lease_id=lease_id,
+                timeout_seconds=deadlines.budget(self._timeout),
             )
             if looked.busy and (wait := self._wait_seconds()) > 0:
                 looked = await self._client.lookup(
-                    key, after, partitions, wait_ms=round(wait * 1000), timeout_seconds=wait + self._timeout
+                    key,
+                    after,
+                    partitions,
+                    wait_ms=round(wait * 1000),
+                    lease_id=lease_id,
+                    timeout_seconds=wait + self._timeout,
                 )
+        except asyncio.CancelledError:
+            self.release(key, lease_id)
+            raise
         except HeadwaterError as error:
             if error.code in _FAULTS:
                 raise
+            # It may have been granted, and only the reply be lost.
+            self.release(key, lease_id)
             _log.warning("the cache did not answer", code=error.code.value)
             return Claim(self, None, CacheOutcome.MISS, down=True)
         if looked.answer is not None:
@@ -160,19 +181,19 @@ class AnswerCache:
 
     async def _store(self, client: CacheClient, key: CacheKey, lease_id: bytes, offer: Offer) -> None:
         try:
-            await client.store(key, lease_id, offer, self._timeout)
+            await client.store(key, lease_id, offer, _BACKGROUND_SECONDS)
         except HeadwaterError as error:
             _log.warning("the cache did not take an answer", code=error.code.value)
 
     async def _release(self, client: CacheClient, key: CacheKey, lease_id: bytes) -> None:
         try:
-            await client.release(key, lease_id, self._timeout)
+            await client.release(key, lease_id, _BACKGROUND_SECONDS)
         except HeadwaterError as error:
-            _log.warning("a lease could not be given back, and will run out", code=error.code.value)
+            _log.info("a lease could not be given back, and will run out", code=error.code.value)
 
     def _wait_seconds(self) -> float:
-        left = deadlines.remaining() - self._settings.reply_margin_ms / 1000
-        return min(self._settings.single_flight_wait_ms / 1000, left)
+        # Half of the time is kept for working it out after all: whoever was at work on it may be gone.
+        return min(self._settings.single_flight_wait_ms / 1000, deadlines.remaining() / 2)
 
 
 class Claim:

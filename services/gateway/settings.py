@@ -60,7 +60,7 @@ class GatewaySettings(BaseModel):
         ge=0,
         le=600_000,
         description="longest wait for the answer that another caller of the same question is having worked out, "
-        "in milliseconds",
+        "in milliseconds; at most half of what is left of the deadline",
     )
     embedding_timeout_ms: int = Field(
         default=10_000, ge=1, le=600_000, description="longest wait for vectors, in milliseconds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -270,6 +271,10 @@ class ScriptedCache(Scripted, cache_pb2_grpc.CacheServiceServicer):
         self.miss_reason = cache_pb2.MISS_REASON_ABSENT
         self.lookups: list[cache_pb2.LookupRequest] = []
         self.released = 0
+        self.loses_replies = False
+        """Lookups are worked on, and never answered."""
+        self.background_seconds = 0.0
+        """What Store and Release take."""
         self.changed = asyncio.Condition()
 
     async def Lookup(self, request: cache_pb2.LookupRequest, context: Context) -> cache_pb2.LookupResponse:
@@ -282,14 +287,20 @@ class ScriptedCache(Scripted, cache_pb2_grpc.CacheServiceServicer):
         async with self.changed:
             if key not in self.entries and key in self.leases and request.wait_ms:
                 waited = True
-                await self.changed.wait_for(lambda: key in self.entries or key not in self.leases)
+                settled = self.changed.wait_for(lambda: key in self.entries or key not in self.leases)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(settled, request.wait_ms / 1000)
             if key in self.entries:
                 return cache_pb2.LookupResponse(answer=self.entries[key].answer, waited=waited)
-            lease = b"" if key in self.leases else self.leases.setdefault(key, secrets.token_bytes(16))
-            return cache_pb2.LookupResponse(lease_id=lease, miss_reason=cache_pb2.MISS_REASON_ABSENT)
+            lease = b"" if key in self.leases else self.leases.setdefault(key, request.lease_id)
+        if self.loses_replies:
+            await asyncio.Event().wait()
+        reason = cache_pb2.MISS_REASON_WAITED if waited and not lease else cache_pb2.MISS_REASON_ABSENT
+        return cache_pb2.LookupResponse(lease_id=lease, miss_reason=reason)
 
     async def Store(self, request: cache_pb2.StoreRequest, context: Context) -> cache_pb2.StoreResponse:
         await self.begin()
+        await asyncio.sleep(self.background_seconds)
         key = request.key.SerializeToString(deterministic=True)
         async with self.changed:
             if self.leases.pop(key, b"") != request.lease_id:
@@ -299,8 +310,11 @@ class ScriptedCache(Scripted, cache_pb2_grpc.CacheServiceServicer):
         return cache_pb2.StoreResponse(stored=True)
 
     async def Release(self, request: cache_pb2.ReleaseRequest, context: Context) -> cache_pb2.ReleaseResponse:
+        await asyncio.sleep(self.background_seconds)
+        key = request.key.SerializeToString(deterministic=True)
         async with self.changed:
-            self.leases.pop(request.key.SerializeToString(deterministic=True), None)
+            if self.leases.get(key) == request.lease_id:
+                del self.leases[key]
             self.released += 1
             self.changed.notify_all()
         return cache_pb2.ReleaseResponse()

@@ -34,10 +34,15 @@ class Cache:
         partitions: Sequence[int],
         *,
         wait_ms: int,
+        lease_id: bytes,
         timeout_seconds: float,
     ) -> LookedUp:
         request = cache_pb2.LookupRequest(
-            key=_key_message(key), after=token_message(after), wait_ms=wait_ms, partitions=partitions
+            key=_key_message(key),
+            after=token_message(after),
+            wait_ms=wait_ms,
+            partitions=partitions,
+            lease_id=lease_id,
         )
         with translated():
             response = await self._stub.Lookup(request, timeout=timeout_seconds)

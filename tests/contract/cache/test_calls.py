@@ -91,6 +91,23 @@ async def test_filter_is_part_of_the_key(service: Service) -> None:
     assert not (await service.lookup(filtered)).HasField("answer")
 
 
+async def test_a_caller_that_names_its_lease_can_give_it_back_without_the_reply(service: Service) -> None:
+    mine = bytes(range(16))
+    request = cache_pb2.LookupRequest(key=KEY, partitions=PARTITIONS, lease_id=mine)
+    assert (await service.stub.Lookup(request, timeout=20)).lease_id == mine
+    assert (await service.lookup()).lease_id == b""
+    await service.stub.Release(cache_pb2.ReleaseRequest(key=KEY, lease_id=mine))
+    assert (await service.lookup()).lease_id not in (b"", mine)
+
+
+async def test_a_lease_id_of_another_length_is_refused(service: Service) -> None:
+    request = cache_pb2.LookupRequest(key=KEY, partitions=PARTITIONS, lease_id=b"short")
+    with pytest.raises(grpc.RpcError) as caught:
+        await service.stub.Lookup(request, timeout=20)
+    error = refusal(caught.value)
+    assert (error.code, error.field) == (ErrorCode.INVALID_ARGUMENT, "lease_id")
+
+
 async def test_released_lease_is_free(service: Service) -> None:
     missed = await service.lookup()
     assert (await service.lookup()).lease_id == b""

@@ -108,6 +108,37 @@ async def test_identical_questions_at_once_are_worked_out_once(world: World) -> 
     assert world.generation.calls == 1
 
 
+async def test_whoever_waits_for_a_caller_that_is_gone_works_it_out_in_time(world: World) -> None:
+    await world.ask()
+    await until(lambda: len(world.cache.entries) == 1)
+    world.cache.leases = dict.fromkeys(world.cache.entries, b"of a gateway gone")
+    world.cache.entries.clear()
+    [*_, done] = await world.ask(timeout=2)
+    assert world.cache.lookups[-1].wait_ms < 1100
+    assert (outcome(done.done), kinds(done.done)) == ("MISS", [])
+
+
+async def test_a_lease_whose_grant_was_lost_is_given_back(tmp_path: Path) -> None:
+    async with open_world(tmp_path, settings={"cache_timeout_ms": 50}) as world:
+        await world.collection("empty")
+        world.cache.loses_replies = True
+        [*_, done] = await world.ask(collection="empty")
+        assert kinds(done.done) == ["CACHE_UNAVAILABLE"]
+        assert world.cache.lookups
+        await until(lambda: world.cache.released == 1)
+        assert not world.cache.leases
+
+
+async def test_a_cache_slower_than_a_callers_patience_still_gets_leases_back(tmp_path: Path) -> None:
+    async with open_world(tmp_path, settings={"cache_timeout_ms": 50}) as world:
+        await world.collection()
+        world.embedding.error = DOWN
+        world.cache.background_seconds = 0.3
+        await failure(world.ask())
+        await until(lambda: world.cache.released == 1)
+        assert not world.cache.leases
+
+
 async def test_a_lost_cache_is_marked_and_costs_no_answer(world: World) -> None:
     await world.stop("cache")
     [*_, done] = await world.ask()

@@ -25,41 +25,41 @@ _sym_db = _symbol_database.Default()
 from headwater.common.v1 import common_pb2 as headwater_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadwater/cache/v1/cache.proto\x12\x12headwater.cache.v1\x1a headwater/common/v1/common.proto\"\xc3\x01\n\x08\x43\x61\x63heKey\x12)\n\x05scope\x18\x01 \x01(\x0b\x32\x1a.headwater.common.v1.Scope\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x10\n\x08question\x18\x03 \x01(\t\x12+\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1b.headwater.common.v1.Filter\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eprompt_version\x18\x06 \x01(\t\x12\x12\n\nparameters\x18\x07 \x01(\x0c\"\x8f\x01\n\rLookupRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12.\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1f.headwater.common.v1.WriteToken\x12\x0f\n\x07wait_ms\x18\x03 \x01(\r\x12\x12\n\npartitions\x18\x04 \x03(\r\"\xa9\x01\n\x0eLookupResponse\x12\x30\n\x06\x61nswer\x18\x01 \x01(\x0b\x32 .headwater.cache.v1.CachedAnswer\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\x12\x33\n\x0bmiss_reason\x18\x03 \x01(\x0e\x32\x1e.headwater.cache.v1.MissReason\x12\x0e\n\x06\x61ge_ms\x18\x04 \x01(\x03\x12\x0e\n\x06waited\x18\x05 \x01(\x08\"\x1f\n\x0c\x43\x61\x63hedAnswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"/\n\tCandidate\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xdf\x02\n\x0cStoreRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\x12\x30\n\x06\x61nswer\x18\x03 \x01(\x0b\x32 .headwater.cache.v1.CachedAnswer\x12\x31\n\ncandidates\x18\x04 \x03(\x0b\x32\x1d.headwater.cache.v1.Candidate\x12\x14\n\x0c\x64\x65nse_cutoff\x18\x05 \x01(\x02\x12\x16\n\x0elexical_cutoff\x18\x06 \x01(\x02\x12\x38\n\x08progress\x18\x07 \x03(\x0b\x32&.headwater.common.v1.PartitionProgress\x12\x0e\n\x06log_id\x18\x08 \x01(\x0c\x12\x35\n\x0fquestion_vector\x18\t \x01(\x0b\x32\x1c.headwater.common.v1.Vectors\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x0eReleaseRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\"\x11\n\x0fReleaseResponse\">\n\x11InvalidateRequest\x12)\n\x05scope\x18\x01 \x01(\x0b\x32\x1a.headwater.common.v1.Scope\"%\n\x12InvalidateResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x04\"\x16\n\x14GetStatisticsRequest\"\xa7\x01\n\x15GetStatisticsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x04\x12\x0e\n\x06misses\x18\x02 \x01(\x04\x12\x0e\n\x06stores\x18\x03 \x01(\x04\x12\x15\n\rinvalidations\x18\x04 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x05 \x01(\x04\x12\x38\n\x08progress\x18\x06 \x03(\x0b\x32&.headwater.common.v1.PartitionProgress*\xad\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12MISS_REASON_ABSENT\x10\x01\x12\x16\n\x12MISS_REASON_BEHIND\x10\x02\x12!\n\x1dMISS_REASON_STORE_UNAVAILABLE\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x16\n\x12MISS_REASON_WAITED\x10\x05\x32\xc4\x03\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.headwater.cache.v1.LookupRequest\x1a\".headwater.cache.v1.LookupResponse\x12L\n\x05Store\x12 .headwater.cache.v1.StoreRequest\x1a!.headwater.cache.v1.StoreResponse\x12R\n\x07Release\x12\".headwater.cache.v1.ReleaseRequest\x1a#.headwater.cache.v1.ReleaseResponse\x12[\n\nInvalidate\x12%.headwater.cache.v1.InvalidateRequest\x1a&.headwater.cache.v1.InvalidateResponse\x12\x64\n\rGetStatistics\x12(.headwater.cache.v1.GetStatisticsRequest\x1a).headwater.cache.v1.GetStatisticsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eheadwater/cache/v1/cache.proto\x12\x12headwater.cache.v1\x1a headwater/common/v1/common.proto\"\xc3\x01\n\x08\x43\x61\x63heKey\x12)\n\x05scope\x18\x01 \x01(\x0b\x32\x1a.headwater.common.v1.Scope\x12\x12\n\ngeneration\x18\x02 \x01(\r\x12\x10\n\x08question\x18\x03 \x01(\t\x12+\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x1b.headwater.common.v1.Filter\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eprompt_version\x18\x06 \x01(\t\x12\x12\n\nparameters\x18\x07 \x01(\x0c\"\xa1\x01\n\rLookupRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12.\n\x05\x61\x66ter\x18\x02 \x01(\x0b\x32\x1f.headwater.common.v1.WriteToken\x12\x0f\n\x07wait_ms\x18\x03 \x01(\r\x12\x12\n\npartitions\x18\x04 \x03(\r\x12\x10\n\x08lease_id\x18\x05 \x01(\x0c\"\xa9\x01\n\x0eLookupResponse\x12\x30\n\x06\x61nswer\x18\x01 \x01(\x0b\x32 .headwater.cache.v1.CachedAnswer\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\x12\x33\n\x0bmiss_reason\x18\x03 \x01(\x0e\x32\x1e.headwater.cache.v1.MissReason\x12\x0e\n\x06\x61ge_ms\x18\x04 \x01(\x03\x12\x0e\n\x06waited\x18\x05 \x01(\x08\"\x1f\n\x0c\x43\x61\x63hedAnswer\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\"/\n\tCandidate\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xdf\x02\n\x0cStoreRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\x12\x30\n\x06\x61nswer\x18\x03 \x01(\x0b\x32 .headwater.cache.v1.CachedAnswer\x12\x31\n\ncandidates\x18\x04 \x03(\x0b\x32\x1d.headwater.cache.v1.Candidate\x12\x14\n\x0c\x64\x65nse_cutoff\x18\x05 \x01(\x02\x12\x16\n\x0elexical_cutoff\x18\x06 \x01(\x02\x12\x38\n\x08progress\x18\x07 \x03(\x0b\x32&.headwater.common.v1.PartitionProgress\x12\x0e\n\x06log_id\x18\x08 \x01(\x0c\x12\x35\n\x0fquestion_vector\x18\t \x01(\x0b\x32\x1c.headwater.common.v1.Vectors\"/\n\rStoreResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"M\n\x0eReleaseRequest\x12)\n\x03key\x18\x01 \x01(\x0b\x32\x1c.headwater.cache.v1.CacheKey\x12\x10\n\x08lease_id\x18\x02 \x01(\x0c\"\x11\n\x0fReleaseResponse\">\n\x11InvalidateRequest\x12)\n\x05scope\x18\x01 \x01(\x0b\x32\x1a.headwater.common.v1.Scope\"%\n\x12InvalidateResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x04\"\x16\n\x14GetStatisticsRequest\"\xa7\x01\n\x15GetStatisticsResponse\x12\x0c\n\x04hits\x18\x01 \x01(\x04\x12\x0e\n\x06misses\x18\x02 \x01(\x04\x12\x0e\n\x06stores\x18\x03 \x01(\x04\x12\x15\n\rinvalidations\x18\x04 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x05 \x01(\x04\x12\x38\n\x08progress\x18\x06 \x03(\x0b\x32&.headwater.common.v1.PartitionProgress*\xad\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12MISS_REASON_ABSENT\x10\x01\x12\x16\n\x12MISS_REASON_BEHIND\x10\x02\x12!\n\x1dMISS_REASON_STORE_UNAVAILABLE\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x16\n\x12MISS_REASON_WAITED\x10\x05\x32\xc4\x03\n\x0c\x43\x61\x63heService\x12O\n\x06Lookup\x12!.headwater.cache.v1.LookupRequest\x1a\".headwater.cache.v1.LookupResponse\x12L\n\x05Store\x12 .headwater.cache.v1.StoreRequest\x1a!.headwater.cache.v1.StoreResponse\x12R\n\x07Release\x12\".headwater.cache.v1.ReleaseRequest\x1a#.headwater.cache.v1.ReleaseResponse\x12[\n\nInvalidate\x12%.headwater.cache.v1.InvalidateRequest\x1a&.headwater.cache.v1.InvalidateResponse\x12\x64\n\rGetStatistics\x12(.headwater.cache.v1.GetStatisticsRequest\x1a).headwater.cache.v1.GetStatisticsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headwater.cache.v1.cache_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MISSREASON']._serialized_start=1485
-  _globals['_MISSREASON']._serialized_end=1658
+  _globals['_MISSREASON']._serialized_start=1503
+  _globals['_MISSREASON']._serialized_end=1676
   _globals['_CACHEKEY']._serialized_start=89
   _globals['_CACHEKEY']._serialized_end=284
   _globals['_LOOKUPREQUEST']._serialized_start=287
-  _globals['_LOOKUPREQUEST']._serialized_end=430
-  _globals['_LOOKUPRESPONSE']._serialized_start=433
-  _globals['_LOOKUPRESPONSE']._serialized_end=602
-  _globals['_CACHEDANSWER']._serialized_start=604
-  _globals['_CACHEDANSWER']._serialized_end=635
-  _globals['_CANDIDATE']._serialized_start=637
-  _globals['_CANDIDATE']._serialized_end=684
-  _globals['_STOREREQUEST']._serialized_start=687
-  _globals['_STOREREQUEST']._serialized_end=1038
-  _globals['_STORERESPONSE']._serialized_start=1040
-  _globals['_STORERESPONSE']._serialized_end=1087
-  _globals['_RELEASEREQUEST']._serialized_start=1089
-  _globals['_RELEASEREQUEST']._serialized_end=1166
-  _globals['_RELEASERESPONSE']._serialized_start=1168
-  _globals['_RELEASERESPONSE']._serialized_end=1185
-  _globals['_INVALIDATEREQUEST']._serialized_start=1187
-  _globals['_INVALIDATEREQUEST']._serialized_end=1249
-  _globals['_INVALIDATERESPONSE']._serialized_start=1251
-  _globals['_INVALIDATERESPONSE']._serialized_end=1288
-  _globals['_GETSTATISTICSREQUEST']._serialized_start=1290
-  _globals['_GETSTATISTICSREQUEST']._serialized_end=1312
-  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1315
-  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1482
-  _globals['_CACHESERVICE']._serialized_start=1661
-  _globals['_CACHESERVICE']._serialized_end=2113
+  _globals['_LOOKUPREQUEST']._serialized_end=448
+  _globals['_LOOKUPRESPONSE']._serialized_start=451
+  _globals['_LOOKUPRESPONSE']._serialized_end=620
+  _globals['_CACHEDANSWER']._serialized_start=622
+  _globals['_CACHEDANSWER']._serialized_end=653
+  _globals['_CANDIDATE']._serialized_start=655
+  _globals['_CANDIDATE']._serialized_end=702
+  _globals['_STOREREQUEST']._serialized_start=705
+  _globals['_STOREREQUEST']._serialized_end=1056
+  _globals['_STORERESPONSE']._serialized_start=1058
+  _globals['_STORERESPONSE']._serialized_end=1105
+  _globals['_RELEASEREQUEST']._serialized_start=1107
+  _globals['_RELEASEREQUEST']._serialized_end=1184
+  _globals['_RELEASERESPONSE']._serialized_start=1186
+  _globals['_RELEASERESPONSE']._serialized_end=1203
+  _globals['_INVALIDATEREQUEST']._serialized_start=1205
+  _globals['_INVALIDATEREQUEST']._serialized_end=1267
+  _globals['_INVALIDATERESPONSE']._serialized_start=1269
+  _globals['_INVALIDATERESPONSE']._serialized_end=1306
+  _globals['_GETSTATISTICSREQUEST']._serialized_start=1308
+  _globals['_GETSTATISTICSREQUEST']._serialized_end=1330
+  _globals['_GETSTATISTICSRESPONSE']._serialized_start=1333
+  _globals['_GETSTATISTICSRESPONSE']._serialized_end=1500
+  _globals['_CACHESERVICE']._serialized_start=1679
+  _globals['_CACHESERVICE']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -114,8 +114,13 @@ class LookupRequest(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     WAIT_MS_FIELD_NUMBER: _builtins.int
     PARTITIONS_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
     wait_ms: _builtins.int
     """How long to wait for another caller's answer, in milliseconds; 0 for not at all."""
+    lease_id: _builtins.bytes
+    """The id that a lease is granted under (16 random bytes), so that its caller can give it back when the reply was lost;
+    empty lets the cache choose one.
+    """
     @_builtins.property
     def key(self) -> Global___CacheKey:
         """What is asked."""
@@ -135,10 +140,11 @@ class LookupRequest(_message.Message):
         after: _common_pb2.WriteToken | None = ...,
         wait_ms: _builtins.int = ...,
         partitions: _abc.Iterable[_builtins.int] | None = ...,
+        lease_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "key", b"key", "partitions", b"partitions", "wait_ms", b"wait_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "key", b"key", "lease_id", b"lease_id", "partitions", b"partitions", "wait_ms", b"wait_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
