@@ -14,8 +14,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from headwater import Client, Document, DocumentState, NotFound
 
 from deploy.local.stack import ROOT
 from tests.harness.kubernetes import ADDRESS, KUBECTL, Release
@@ -113,3 +115,42 @@ def test_a_disruption_budget_holds_the_last_replica(release: Release) -> None:
     )
     assert done.returncode != 0
     assert "disruption budget" in done.stderr
+
+
+def known(client: Client, collection: str) -> bool:
+    try:
+        client.get_collection(collection)
+    except NotFound:
+        return False
+    return True
+
+
+def test_a_backup_is_restored_into_a_new_release(release: Release, tmp_path: Path) -> None:
+    """As docs/operations.md says: everything is lost but the file."""
+    pod, file, there = "headwater-ingestion-worker-0", tmp_path / "log.gz", "/tmp/log.gz"
+    ids = [f"d{number}" for number in range(50)]
+    log = ("exec", pod, "--", "python", "-m", "serving.eventlog")
+    with Client(ADDRESS) as client:
+        client.create_collection("kept")
+        client.put("kept", [Document(one, text=f"Fact {one}.") for one in ids], timeout=60)
+    began = time.monotonic()
+    print(release.kubectl(*log, "backup", there))
+    release.kubectl("cp", f"{pod}:{there}", str(file))
+    print(f"backed up in {time.monotonic() - began:.0f} s")
+    release.uninstall()
+    release.helm("install")
+    release.wait_until_rolled_out()
+    began = time.monotonic()
+    release.kubectl("cp", str(file), f"{pod}:{there}")
+    print(release.kubectl(*log, "restore", there))
+    print(f"restored in {time.monotonic() - began:.0f} s")
+    with Client(ADDRESS) as client:
+        while not known(client, "kept"):
+            assert time.monotonic() - began < 60, "the collection never came back"
+            time.sleep(0.2)
+        watched = {
+            one.document_id: one.state for one in client.watch("kept", [f"d{n}" for n in range(50)], timeout=120)
+        }
+        assert watched == dict.fromkeys((f"d{n}" for n in range(50)), DocumentState.INDEXED)
+        assert len(client.search("kept", "fact", k=100, timeout=60)) == 50
+    print(f"all found after {time.monotonic() - began:.0f} s")

@@ -73,6 +73,12 @@ class Release:
         """To the revision before."""
         self._run_helm("rollback", "headwater")
 
+    def uninstall(self) -> None:
+        """Everything of the release is gone afterwards, what it stored included."""
+        self._run_helm("uninstall", "headwater", "--wait")
+        self.kubectl("wait", "pod", "--all", "--for=delete", "--timeout=180s")
+        self.kubectl("delete", "pvc", "--all", "--wait")
+
     def _run_helm(self, *arguments: str) -> None:
         command = [str(HELM), "--namespace", self.namespace, *arguments]
         done = subprocess.run(command, capture_output=True, text=True)
