@@ -75,6 +75,7 @@ def comparison(title: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Tab
         "p95 ms",
         "p99 ms",
         "first token p95",
+        "cached",
         "refused",
         "failed",
         "dropped",
@@ -90,9 +91,16 @@ def comparison(title: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Tab
             f"{summary['goodput_per_second']:.1f}",
             *_ms(answer, "p50", "p95", "p99"),
             *(_ms(asked["first_token_ms"], "p95") if asked else ("",)),
+            _cached(summary["cache"]),
             *(f"{counts[kind]:,}" for kind in ("refused", "failed", "dropped")),
         )
     return table
+
+
+def _cached(outcomes: Mapping[str, int]) -> str:
+    """The share of the answers that needed no model: runs of different shares did different work."""
+    free, total = outcomes.get("hit", 0) + outcomes.get("shared", 0), sum(outcomes.values())
+    return f"{free / total * 100:.0f} %" if total else ""
 
 
 def _phases(phases: Sequence[Mapping[str, Any]]) -> Table:
