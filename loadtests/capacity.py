@@ -1,4 +1,4 @@
-"""How much a stack can take: the rate goes up until goodput stops growing."""
+"""How much a stack can take: the highest rate of arrivals of which nearly all become good answers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any, Final
 from loadtests.options import MAX_RATE
 
 RISE: Final = 1.4
-"""Each step's rate over the one before."""
-GROWTH: Final = 1.05
-"""A step whose goodput grew by less than this found the end."""
+"""Each step's rate over the one before, until one is too much."""
 MAX_STEPS: Final = 16
+HALVINGS: Final = 3
+"""Steps in the middle between the highest rate that was kept up with and the lowest that was not."""
+KEPT_UP: Final = 0.95
+"""The share of what was offered that became good answers, at a rate that is kept up with."""
 AFTERWARDS: Final = (("steady at 0.7", "steady", 0.7), ("spike from 0.7", "spike", 0.7), ("steady at 2", "steady", 2.0))
 """Name, shape, and rate as a share of the capacity."""
 
@@ -22,26 +24,39 @@ RunOne = Callable[[Namespace, str], Summary]
 
 
 def find(given: Namespace, run: RunOne) -> Iterator[tuple[str, Summary]]:
-    """Runs, each with its name: steps up from `given.rate`, then steady below, a spike, and twice the capacity.
+    """Runs, each with its name: the search for the capacity, then steady below it, a spike, and twice the capacity.
 
-    The capacity is the best goodput of any step.
+    Goodput goes on growing above the capacity, by the calls that are not refused. So what counts is its share of what
+    was offered.
     """
-    best, rate = 0.0, given.rate
-    for number in range(1, MAX_STEPS + 1):
+    capacity = 0.0
+    too_much: float | None = None
+    rate, halvings = float(given.rate), 0
+    for number in range(1, MAX_STEPS + HALVINGS + 1):
         summary = run(_like(given, "steady", rate), f"capacity-step-{number}")
         yield f"step {number}", summary
-        goodput = summary["goodput_per_second"]
-        grew = goodput >= best * GROWTH
-        best = max(best, goodput)
-        if not grew or not goodput:
+        if kept_up(summary):
+            capacity = rate
+        else:
+            too_much = rate
+        if too_much is None:
+            rate *= RISE
+        elif capacity and halvings < HALVINGS:
+            rate, halvings = (capacity + too_much) / 2, halvings + 1
+        else:
             break
-        rate *= RISE
         if rate > MAX_RATE or rate * given.seconds > given.max_requests:
             break
-    if not best:
+    if not capacity:
         return
     for name, shape, share in AFTERWARDS:
-        yield f"{name} ({best * share:.0f}/s)", run(_like(given, shape, best * share), f"capacity-{shape}")
+        yield f"{name} ({capacity * share:.0f}/s)", run(_like(given, shape, capacity * share), f"capacity-{shape}")
+
+
+def kept_up(summary: Summary) -> bool:
+    """Whether nearly all that arrived became good answers."""
+    offered: float = summary["offered_per_second"]
+    return offered > 0 and summary["goodput_per_second"] >= KEPT_UP * offered
 
 
 def _like(given: Namespace, shape: str, rate: float) -> Namespace:

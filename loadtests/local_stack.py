@@ -18,15 +18,29 @@ from tests.harness.processes import free_port_base
 
 SENT_EVERY_MS: Final = 500
 """How long a span may wait in its service before it is sent."""
+MAX_DELAY_MS: Final = 60_000
+MAX_SLOTS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class FakeEngines:
-    """What the engines take: for a batch of texts, until the first token, and for each further one."""
+    """What the engines take: for a batch of texts, until the first token, for each further one; answers at once."""
 
     embed_ms: float
     first_token_ms: float
     token_ms: float
+    slots: int
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--embed-ms", self.embed_ms),
+            ("--first-token-ms", self.first_token_ms),
+            ("--token-ms", self.token_ms),
+        ):
+            if not 0 <= value <= MAX_DELAY_MS:
+                raise ValueError(f"{option} is {value:g}, and must be from 0 to {MAX_DELAY_MS:,}")
+        if not 1 <= self.slots <= MAX_SLOTS:
+            raise ValueError(f"--slots is {self.slots}, and must be from 1 to {MAX_SLOTS:,}")
 
     def settings(self) -> dict[str, str]:
         """As environment of the services."""
@@ -36,6 +50,8 @@ class FakeEngines:
             "HEADWATER_GENERATION__ENGINE": "fake",
             "HEADWATER_GENERATION__FAKE__FIRST_TOKEN_DELAY_MS": str(self.first_token_ms),
             "HEADWATER_GENERATION__FAKE__TOKEN_DELAY_MS": str(self.token_ms),
+            "HEADWATER_GENERATION__SCHEDULING__MAX_RUNNING_REQUESTS": str(self.slots),
+            "HEADWATER_GATEWAY__MAX_CONCURRENT_ASKS": str(2 * self.slots),
         }
 
 

@@ -161,27 +161,36 @@ def capacity_of(goodput_at: Any, *arguments: str) -> list[tuple[str, str, float]
 
     def run(given: Any, name: str) -> dict[str, Any]:
         made.append((name, given.shape, given.rate))
-        return {"goodput_per_second": goodput_at(given.rate)}
+        return {"goodput_per_second": goodput_at(given.rate), "offered_per_second": given.rate}
 
     list(find(parser.parse_args(["--rate=10", *arguments]), run))
     return made
 
 
-def test_capacity_is_the_best_goodput_and_what_follows_is_measured_against_it() -> None:
+def steps_of(made: list[tuple[str, str, float]]) -> list[float]:
+    return [rate for name, _, rate in made if "step" in name]
+
+
+def test_capacity_is_the_highest_rate_that_is_kept_up_with_and_what_follows_is_measured_against_it() -> None:
     made = capacity_of(lambda rate: min(rate, 50.0))
-    steps = [rate for name, _, rate in made if "step" in name]
-    assert steps == pytest.approx([10, 14, 19.6, 27.44, 38.416, 53.782, 75.295], abs=0.01)
+    steps = steps_of(made)
+    assert steps == pytest.approx([10, 14, 19.6, 27.44, 38.416, 53.782, 46.099, 49.941, 51.861], abs=0.01)
     assert [(shape, rate) for _, shape, rate in made[len(steps) :]] == [
-        ("steady", pytest.approx(35)),
-        ("spike", pytest.approx(35)),
-        ("steady", pytest.approx(100)),
+        ("steady", pytest.approx(0.7 * 51.861, abs=0.01)),
+        ("spike", pytest.approx(0.7 * 51.861, abs=0.01)),
+        ("steady", pytest.approx(2 * 51.861, abs=0.01)),
     ]
 
 
+def test_goodput_that_still_grows_by_the_calls_that_are_not_refused_is_no_capacity() -> None:
+    made = capacity_of(lambda rate: min(rate, 50.0 + rate / 10))
+    assert max(steps_of(made)) < 80
+
+
 def test_the_search_for_the_capacity_ends() -> None:
-    assert len(capacity_of(lambda rate: rate)) <= 16 + 3
+    assert len(capacity_of(lambda rate: rate)) <= 19 + 3
     assert len(capacity_of(lambda rate: 0.0)) == 1
-    assert max(rate for name, _, rate in capacity_of(lambda rate: rate, "--max-requests=1500") if "step" in name) <= 50
+    assert max(steps_of(capacity_of(lambda rate: rate, "--max-requests=1500"))) <= 50
 
 
 def test_ghz_is_read_and_compared_in_percent() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loadtests.content import read_texts
+from loadtests.local_stack import FakeEngines
 from loadtests.options import add_options, arguments_of, options_of, read_mix
 from loadtests.target import RefusedTarget, check_target
 from loadtests.tenants import documents_of, keys_file, read_tenants
@@ -146,3 +148,12 @@ def test_a_file_of_tenants_that_cannot_be_used_is_refused(tmp_path: Path, conten
     path.write_text(content)
     with pytest.raises(ValueError, match=said):
         read_tenants(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [({"slots": 0}, "--slots is 0"), ({"slots": 5000}, "to 4,096"), ({"token_ms": -1.0}, "--token-ms is -1")],
+)
+def test_engines_that_no_service_would_take_are_refused_before_anything_starts(more: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        FakeEngines(**{"embed_ms": 5.0, "first_token_ms": 100.0, "token_ms": 10.0, "slots": 16} | more)
