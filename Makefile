@@ -205,7 +205,7 @@ sbom: $(AUDIT)/.done ## A CycloneDX bill of materials of each image's Python pac
 		-o .headwater/sbom/headwater-$$extra.json && echo ".headwater/sbom/headwater-$$extra.json"; done
 
 audit: $(AUDIT)/.done ## Known vulnerabilities of what the images and the client hold (asks the package index's advisories).
-	@for extra in $(EXTRAS) client; do echo "$$extra:"; $(AUDIT)/bin/pip-audit --disable-pip --require-hashes --progress-spinner off \
+	@for extra in $(EXTRAS) client; do echo "$$extra:"; $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		-r requirements/$$extra.txt || failed=1; done; exit $${failed:-0}
 
 .PHONY: help setup setup-dev setup-torch lock extras protos protos-check fmt lint types docs docs-check test unit contract \
