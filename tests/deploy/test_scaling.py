@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import subprocess
 import sys
 import threading
@@ -170,13 +171,17 @@ def test_embedding_follows_the_load() -> None:
             subprocess.Popen(
                 [sys.executable, "-m", "loadtests", "--address", ADDRESS, *load.split(), "--json"],
                 cwd=ROOT,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
             ) as process,
         ):
             watch.until(lambda: watch.replicas == 3, "three replicas", 290)
-            assert process.wait(timeout=400) == 0
+            said, _ = process.communicate(timeout=400)
+            assert process.returncode == 0
         watch.keep("embedding", "tokens waiting")
+    counts = json.loads(said)["counts"]
+    print("searches:", counts)
     print("shares of new replicas:", watch.shares())
+    assert counts["failed"] == 0
     assert watch.shares()
     assert all(share >= FAIR for share in watch.shares().values())
 
