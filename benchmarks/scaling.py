@@ -15,7 +15,7 @@ from deploy.local.stack import ROOT
 TITLES = {
     "workers": ("Ingestion workers by KEDA on Kafka's backlog", "documents a second"),
     "embedding": (
-        "Embedding by a HorizontalPodAutoscaler, 25 searches a second",
+        "Embedding by a HorizontalPodAutoscaler, 50 searches a second",
         "texts a second",
     ),
 }

@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from headwater import Client
 
+from deploy.local.stack import ROOT
+from tests.harness.compose import Project, need_docker
 from tests.harness.ledger import Ledger, Traffic, judge
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "deploy" / "compose"
-PORT = 18101
-ADDRESS = f"127.0.0.1:{PORT}"
+PROJECT = Project("headwater-test", 18101, overlays=("test",), two_shards=True)
+ADDRESS = PROJECT.address
+compose = PROJECT.run
 KEY = "key-of-default"
 SERVICES = (
     "gateway",
@@ -39,24 +38,10 @@ SERVICES = (
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 
 
-def compose(*arguments: str, check: bool = True) -> str:
-    """Run Compose on the project of this test, two shards."""
-    files = ("-f", str(FOLDER / "compose.yaml"), "-f", str(FOLDER / "compose.test.yaml"))
-    command = ("docker", "compose", "-p", "headwater-test", "--env-file", str(FOLDER / "two-shards.env"), *files)
-    environment = os.environ | {"HEADWATER_PORT": str(PORT), "DOCKER_BUILDKIT": "1"}
-    done = subprocess.run((*command, *arguments), env=environment, capture_output=True, text=True)
-    assert not check or done.returncode == 0, f"{arguments}: {done.stderr[-3000:]}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module", autouse=True)
 def stack() -> Iterator[None]:
     """The stack, from nothing to healthy; without its volumes afterwards."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
-    ):
-        pytest.skip("no Docker engine with Compose v2 here: install one to run the stack in containers")
+    need_docker()
     os.environ["HEADWATER_API_KEY"] = KEY
     compose("down", "--volumes")
     compose("up", "--build", "--wait", "--wait-timeout", "600")
@@ -104,15 +89,12 @@ def test_nothing_is_published_but_the_gateway_on_loopback() -> None:
 
 def test_the_default_model_loads_in_its_container() -> None:
     """Where it may write nothing; the other tests quote instead."""
-    alone = ("docker", "compose", "-p", "headwater-test-model", "-f", str(FOLDER / "compose.yaml"))
+    alone = Project("headwater-test-model", 18102)
     try:
-        up = (*alone, "up", "--wait", "--wait-timeout", "300", "--no-deps", "generation")
-        done = subprocess.run(up, capture_output=True, text=True)
-        logs = subprocess.run((*alone, "logs", "generation"), capture_output=True, text=True).stdout
-        assert done.returncode == 0, logs[-3000:]
-        assert "model loaded" in logs
+        alone.run("up", "--wait", "--wait-timeout", "300", "--no-deps", "generation")
+        assert "model loaded" in alone.run("logs", "generation")
     finally:
-        subprocess.run((*alone, "down", "--volumes"), capture_output=True)
+        alone.run("down", "--volumes", check=False)
 
 
 def test_no_container_has_more_than_it_needs() -> None:

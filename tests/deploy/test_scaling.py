@@ -162,7 +162,7 @@ def test_embedding_follows_the_load() -> None:
         "embedding.resources.limits.cpu=300m",
     )
     # hardly any text comes twice: the gateway remembers their vectors
-    load = "--mix search=1 --rate 25 --seconds 300 --no-cache --zipf 0 --question-count 20000 --document-count 50"
+    load = "--mix search=1 --rate 50 --seconds 300 --no-cache --zipf 0 --question-count 100000 --document-count 50"
     with installed("embedding", *values) as release:
         texts_done = 'headwater_embedding_texts_total{outcome="embedded"}'
         queued = "headwater_embedding_queued_tokens"
