@@ -99,7 +99,8 @@ def start(state: Path, libs: Path, port: int, timeout_seconds: float, more_prope
     log = state / "kafka.log"
     if not (state / "data" / "meta.properties").exists():
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        run([*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)])
+        # joined by "=": one in 64 ids begins with a dash, and would be taken for an option
+        run([*command, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(properties)])
     with log.open("ab") as output:
         process = subprocess.Popen(
             [*command, "kafka.Kafka", str(properties)],

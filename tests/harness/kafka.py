@@ -24,8 +24,17 @@ class Broker:
     def __init__(self, state: Path, properties: str = "") -> None:
         self._state = state
         self._properties = properties
-        self._port = _free_port()
+        self._port = self.free_port()
         self.address = f"127.0.0.1:{self._port}"
+
+    @staticmethod
+    def free_port() -> int:
+        """Below the ports that outgoing connections get, so that nothing takes it while the broker is down."""
+        while True:
+            port = random.randrange(20_000, 30_000)
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return port
 
     def start(self) -> str:
         """Start, or go on with the data that is there; an empty string, or why it cannot be had."""
@@ -63,12 +72,3 @@ class Broker:
     def _run(self, *options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "deploy.local.kafka", "--state", str(self._state), *options]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-def _free_port() -> int:
-    """Below the ports that outgoing connections get, so that nothing takes it while the broker is down."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port

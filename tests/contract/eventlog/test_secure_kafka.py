@@ -2,93 +2,35 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import NameOID
 from pydantic import SecretStr, ValidationError
 
 from serving.errors import FailedPrecondition
 from serving.eventlog import LogSettings, LogUnavailable, Topic, init_log, open_log
 from tests.harness.eventlog import now_ms, read_all
-from tests.harness.kafka import Broker
-
-USER, PASSWORD = "headwater", "the right one"
-PROPERTIES = """
-listeners=SASL_SSL://127.0.0.1:{{port}},CONTROLLER://127.0.0.1:{{controller_port}}
-advertised.listeners=SASL_SSL://127.0.0.1:{{port}}
-listener.security.protocol.map=SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=SASL_SSL
-sasl.enabled.mechanisms=PLAIN
-sasl.mechanism.inter.broker.protocol=PLAIN
-listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-  username="broker" password="of the broker" user_broker="of the broker" user_{user}="{password}";
-ssl.keystore.type=PEM
-ssl.keystore.certificate.chain={certificate}
-ssl.keystore.key={key}
-ssl.truststore.type=PEM
-ssl.truststore.certificates={certificate}
-"""
-
-
-def one_line(pem: bytes) -> str:
-    """As Kafka's properties take it."""
-    return pem.decode().replace("\n", "\\n")
+from tests.harness.secure_kafka import MECHANISM, PASSWORD, USER, secure_broker
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A certificate for 127.0.0.1 that signed itself, as a file, and its key."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("certificates") / "ca.pem"
-    path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pkcs8 = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return path, pkcs8
-
-
-@pytest.fixture(scope="module")
-def settings(certificate: tuple[Path, bytes], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogSettings]:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogSettings]:
     """Of who has the password, for a broker that runs."""
-    path, key = certificate
-    properties = PROPERTIES.format(
-        user=USER, password=PASSWORD, certificate=one_line(path.read_bytes()), key=one_line(key)
-    )
-    broker = Broker(tmp_path_factory.mktemp("secure") / "broker", properties)
-    if trouble := broker.start():
+    secure = secure_broker(tmp_path_factory.mktemp("secure"))
+    if trouble := secure.broker.start():
         pytest.skip(f"no Kafka broker could be started: {trouble}")
     yield LogSettings(
         kind="kafka",
-        bootstrap_servers=broker.address,
+        bootstrap_servers=secure.broker.address,
         partitions=2,
         security_protocol="SASL_SSL",
-        sasl_mechanism="PLAIN",
+        sasl_mechanism=MECHANISM,
         sasl_username=USER,
         sasl_password=SecretStr(PASSWORD),
-        tls_ca_path=path,
+        tls_ca_path=secure.ca,
     )
-    broker.stop()
+    secure.broker.stop()
 
 
 @pytest.mark.kafka
