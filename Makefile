@@ -91,7 +91,7 @@ protos-check: $(VENV)/.dev $(BUF) ## Fail when protos/ breaks buf's rules, break
 
 $(BUF): package.json package-lock.json
 	@command -v npm >/dev/null || { echo "buf needs npm (Node.js 18 or newer): install it, or name a buf with BUF=/path/to/buf" >&2; exit 1; }
-	@mkdir -p .headwater/buf && cp package.json package-lock.json .headwater/buf && npm --prefix .headwater/buf install --silent
+	@mkdir -p .headwater/buf && cp package.json package-lock.json .headwater/buf && npm --prefix .headwater/buf install --no-fund --loglevel=error
 	@touch $@
 
 ## --- checking --------------------------------------------------------------------------------------------------------
