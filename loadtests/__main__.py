@@ -158,8 +158,7 @@ def _capacity(given: Namespace, console: Console) -> int:
     if given.json:
         print(json.dumps([{"name": name, **summary} for name, summary in done], indent=2))
     elif done:
-        searched = [summary for name, summary in done if name.startswith("step")]
-        rate = max((summary["phases"][0]["rate"] for summary in searched if capacity.kept_up(summary)), default=0.0)
+        rate = capacity.found(done)
         console = wide_console()
         console.print(comparison("run", done))
         said = "no rate was kept up with: start lower with --rate"

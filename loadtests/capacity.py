@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from loadtests.options import MAX_RATE
@@ -18,6 +18,8 @@ KEPT_UP: Final = 0.95
 AFTERWARDS: Final = (("steady at 0.7", "steady", 0.7), ("spike from 0.7", "spike", 0.7), ("steady at 2", "steady", 2.0))
 """Name, shape, and rate as a share of the capacity."""
 
+_STEP: Final = "step"
+
 Summary = Mapping[str, Any]
 RunOne = Callable[[Namespace, str], Summary]
 """Runs these options under this name."""
@@ -29,28 +31,28 @@ def find(given: Namespace, run: RunOne) -> Iterator[tuple[str, Summary]]:
     Goodput goes on growing above the capacity, by the calls that are not refused. So what counts is its share of what
     was offered.
     """
-    capacity = 0.0
-    too_much: float | None = None
-    rate, halvings = float(given.rate), 0
-    for number in range(1, MAX_STEPS + HALVINGS + 1):
+    kept, lost, rate, number = 0.0, 0.0, float(given.rate), 0
+    while not lost and number < MAX_STEPS and rate <= MAX_RATE and rate * given.seconds <= given.max_requests:
+        number += 1
         summary = run(_like(given, "steady", rate), f"capacity-step-{number}")
-        yield f"step {number}", summary
+        yield f"{_STEP} {number}", summary
         if kept_up(summary):
-            capacity = rate
+            kept, rate = rate, rate * RISE
         else:
-            too_much = rate
-        if too_much is None:
-            rate *= RISE
-        elif capacity and halvings < HALVINGS:
-            rate, halvings = (capacity + too_much) / 2, halvings + 1
-        else:
-            break
-        if rate > MAX_RATE or rate * given.seconds > given.max_requests:
-            break
-    if not capacity:
-        return
-    for name, shape, share in AFTERWARDS:
-        yield f"{name} ({capacity * share:.0f}/s)", run(_like(given, shape, capacity * share), f"capacity-{shape}")
+            lost = rate
+    for halving in range(1, HALVINGS + 1 if kept and lost else 1):
+        rate = (kept + lost) / 2
+        summary = run(_like(given, "steady", rate), f"capacity-step-{number + halving}")
+        yield f"{_STEP} {number + halving}", summary
+        kept, lost = (rate, lost) if kept_up(summary) else (kept, rate)
+    for name, shape, share in AFTERWARDS if kept else ():
+        yield f"{name} ({kept * share:.0f}/s)", run(_like(given, shape, kept * share), f"capacity-{shape}")
+
+
+def found(done: Iterable[tuple[str, Summary]]) -> float:
+    """The capacity by these runs, in arrivals a second; 0 when none kept up."""
+    steps = (summary for name, summary in done if name.startswith(_STEP))
+    return max((summary["phases"][0]["rate"] for summary in steps if kept_up(summary)), default=0.0)
 
 
 def kept_up(summary: Summary) -> bool:

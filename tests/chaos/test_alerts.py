@@ -7,9 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode, urlsplit
-from urllib.request import urlopen
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -19,7 +17,7 @@ from deploy.local.stack import ROOT
 from deploy.observability.dashboards import DASHBOARDS
 from tests.e2e.conftest import QUOTING
 from tests.harness.processes import Processes, running_stack
-from tests.harness.prometheus import program
+from tests.harness.prometheus import Api, program
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -36,12 +34,12 @@ SILENT = (
 )
 
 
-class Prometheus:
+class Prometheus(Api):
     """One that scrapes a stack's processes every second, with the project's rules."""
 
     def __init__(self, stack: Processes, folder: Path) -> None:
         self._folder = folder
-        self._port = stack.stack.port(90)
+        super().__init__(f"127.0.0.1:{stack.stack.port(90)}")
         targets = [
             {"targets": [urlsplit(one.ready_url).netloc], "labels": {"app": "headwater", "component": one.name}}
             for one in stack.stack.programs()
@@ -60,7 +58,7 @@ class Prometheus:
                 program("prometheus"),
                 f"--config.file={self._folder / 'prometheus.yaml'}",
                 f"--storage.tsdb.path={self._folder / 'data'}",
-                f"--web.listen-address=127.0.0.1:{self._port}",
+                f"--web.listen-address={self._address}",
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -70,27 +68,6 @@ class Prometheus:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-
-    def get(self, path: str, **parameters: str) -> Any:
-        """Its API; waits until it is there."""
-        url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urlencode(parameters)}"
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                with urlopen(url, timeout=10) as page:
-                    return json.load(page)["data"]
-            except OSError:
-                assert time.monotonic() < deadline, "Prometheus does not answer"
-            time.sleep(0.2)
-
-    def firing(self) -> set[tuple[str, str]]:
-        """Alerts by name and component."""
-        alerts = self.get("alerts")["alerts"]
-        return {
-            (alert["labels"]["alertname"], alert["labels"].get("component", ""))
-            for alert in alerts
-            if alert["state"] == "firing"
-        }
 
 
 @pytest.fixture(scope="module")

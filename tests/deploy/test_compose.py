@@ -21,7 +21,6 @@ from tests.harness.ledger import Ledger, Traffic, judge
 PROJECT = Project("headwater-test", 18101, overlays=("test",), two_shards=True)
 ADDRESS = PROJECT.address
 compose = PROJECT.run
-KEY = "key-of-default"
 SERVICES = (
     "gateway",
     "cache",
@@ -42,12 +41,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(3600)]
 def stack() -> Iterator[None]:
     """The stack, from nothing to healthy; without its volumes afterwards."""
     need_docker()
-    os.environ["HEADWATER_API_KEY"] = KEY
-    compose("down", "--volumes")
-    compose("up", "--build", "--wait", "--wait-timeout", "600")
-    yield
-    compose("down", "--volumes")
-    del os.environ["HEADWATER_API_KEY"]
+    with PROJECT.running():
+        yield
 
 
 def container(service: str) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ from tests.harness.secure_kafka import MECHANISM, PASSWORD, USER, secure_broker
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
 
-PROJECT = Project("headwater-external", 18104, overlays=("test", "external-kafka"))
+PROJECT = Project("headwater-external", 18104, overlays=("test", "external-kafka"), wait_seconds=300)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,7 +29,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if trouble := secure.broker.start():
         pytest.skip(f"no Kafka broker could be started: {trouble}")
     settings = {
-        "HEADWATER_API_KEY": "key-of-default",
         "HEADWATER_LOG__BOOTSTRAP_SERVERS": secure.others_address,
         "HEADWATER_LOG__SASL_MECHANISM": MECHANISM,
         "HEADWATER_LOG__SASL_USERNAME": USER,
@@ -38,14 +36,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         "HEADWATER_LOG__REPLICATION_FACTOR": "1",
         "HEADWATER_KAFKA_CA": str(secure.ca),
     }
-    os.environ |= settings
-    PROJECT.run("down", "--volumes")
-    PROJECT.run("up", "--build", "--wait", "--wait-timeout", "300")
-    yield
-    PROJECT.run("down", "--volumes")
-    for name in settings:
-        del os.environ[name]
-    secure.broker.stop()
+    try:
+        with PROJECT.running(**settings):
+            yield
+    finally:
+        secure.broker.stop()
 
 
 def test_documents_go_through_a_kafka_of_ones_own() -> None:

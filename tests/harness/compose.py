@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from deploy.local.stack import ROOT
 
 FOLDER = ROOT / "deploy" / "compose"
+KEY = "key-of-default"
+"""Of tests/e2e/keys.json."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Project:
     port: int
     overlays: tuple[str, ...] = ()
     two_shards: bool = False
+    wait_seconds: int = 600
+    """How long it may take to be healthy."""
 
     @property
     def address(self) -> str:
@@ -39,6 +45,19 @@ class Project:
         done = subprocess.run((*command, *arguments), env=environment, capture_output=True, text=True)
         assert not check or done.returncode == 0, f"{arguments}: {done.stderr[-3000:]}"
         return done.stdout
+
+    @contextmanager
+    def running(self, *services: str, **environment: str) -> Iterator[None]:
+        """From nothing to healthy, with the key that clients take; gone with its volumes, however it ends."""
+        with pytest.MonkeyPatch.context() as patched:
+            for name, value in ({"HEADWATER_API_KEY": KEY} | environment).items():
+                patched.setenv(name, value)
+            self.run("down", "--volumes")
+            try:
+                self.run("up", "--build", "--wait", "--wait-timeout", str(self.wait_seconds), *services)
+                yield
+            finally:
+                self.run("down", "--volumes")
 
 
 def need_docker() -> None:

@@ -1,17 +1,50 @@
-"""A real Prometheus and its promtool: from the path, else Debian's package, unpacked and not installed."""
+"""A real Prometheus and its promtool: from the path, else Debian's package, unpacked and not installed; and its API."""
 
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
 from deploy.local.stack import ROOT
 
 _FOLDER = ROOT / ".headwater" / "prometheus"
+
+
+class Api:
+    """Of a Prometheus that listens at this address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The data of its answer; waits until it is there."""
+        url = f"http://{self._address}/api/v1/{path}?{urlencode(parameters)}"
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                with urlopen(url, timeout=10) as page:
+                    return json.load(page)["data"]
+            except OSError:
+                assert time.monotonic() < deadline, "Prometheus does not answer"
+            time.sleep(0.2)
+
+    def firing(self) -> set[tuple[str, str]]:
+        """Alerts by name and component."""
+        alerts = self.get("alerts")["alerts"]
+        return {
+            (alert["labels"]["alertname"], alert["labels"].get("component", ""))
+            for alert in alerts
+            if alert["state"] == "firing"
+        }
 
 
 @functools.cache

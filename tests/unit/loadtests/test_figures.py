@@ -188,7 +188,7 @@ def test_goodput_that_still_grows_by_the_calls_that_are_not_refused_is_no_capaci
 
 
 def test_the_search_for_the_capacity_ends() -> None:
-    assert len(capacity_of(lambda rate: rate)) <= 19 + 3
+    assert len(capacity_of(lambda rate: rate)) <= 16 + 3
     assert len(capacity_of(lambda rate: 0.0)) == 1
     assert max(steps_of(capacity_of(lambda rate: rate, "--max-requests=1500"))) <= 50
 
